@@ -1,0 +1,75 @@
+# The three kinds of target. Folder, namespace, target and include path carry one name: nova/redis is the target
+# nova_redis.
+
+# nova_library(<name> SOURCES a.cc b.cc DEPS other_target ...)
+function(nova_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/generated)
+  target_link_libraries(${name} PUBLIC ${ARG_DEPS} PRIVATE nova_warnings)
+  target_link_libraries(${name} PUBLIC nova_boost)
+  target_precompile_headers(${name} REUSE_FROM nova_pch)
+endfunction()
+
+# nova_executable(<name> SOURCES ... DEPS ...)
+function(nova_executable name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/generated)
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} nova_warnings nova_boost)
+  target_precompile_headers(${name} REUSE_FROM nova_pch)
+endfunction()
+
+# nova_test(<folder>_<what>_test SOURCES x_test.cc DEPS ... [TIMEOUT seconds])
+# One executable and one ctest entry; the entry's name ends in what the test needs: _test, _pg_test.
+function(nova_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/generated)
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} nova_warnings nova_boost GTest::gtest_main GTest::gmock)
+  target_precompile_headers(${name} REUSE_FROM nova_test_pch)
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT}
+    ENVIRONMENT "NOVA_SOURCE_DIR=${PROJECT_SOURCE_DIR};NOVA_BINARY_DIR=${PROJECT_BINARY_DIR};ASAN_OPTIONS=detect_stack_use_after_return=1;UBSAN_OPTIONS=print_stacktrace=1;TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tools/tsan.supp history_size=4")
+endfunction()
+
+# The precompiled headers. Their definitions and options must equal those of the targets that reuse them.
+add_library(nova_pch OBJECT ${CMAKE_BINARY_DIR}/pch.cc)
+target_link_libraries(nova_pch PRIVATE nova_boost)
+target_precompile_headers(nova_pch PRIVATE ${PROJECT_SOURCE_DIR}/cmake/pch.h)
+add_library(nova_test_pch OBJECT ${CMAKE_BINARY_DIR}/pch.cc)
+target_link_libraries(nova_test_pch PRIVATE nova_boost GTest::gtest)
+target_precompile_headers(nova_test_pch PRIVATE ${PROJECT_SOURCE_DIR}/cmake/pch.h <gtest/gtest.h>)
+
+# nova_proto_library(<name> PROTOS a/b.proto ... [GRPC] DEPS ...): messages, and for each service the typed method
+# table of tools/protoc_gen_nova (`b.nova.h`). GRPC adds gRPC's own stubs, which only the benchmarks need.
+# Paths are relative to the repository root, in imports and includes alike.
+function(nova_proto_library name)
+  cmake_parse_arguments(ARG "GRPC" "" "PROTOS;DEPS" ${ARGN})
+  set(generated ${PROJECT_BINARY_DIR}/generated)
+  file(MAKE_DIRECTORY ${generated})
+  set(sources)
+  foreach(proto ${ARG_PROTOS})
+    string(REGEX REPLACE "\\.proto$" "" stem ${proto})
+    set(outputs ${generated}/${stem}.pb.cc ${generated}/${stem}.pb.h ${generated}/${stem}.nova.h)
+    set(flags --cpp_out=${generated} --plugin=protoc-gen-nova=$<TARGET_FILE:protoc_gen_nova> --nova_out=${generated})
+    if(ARG_GRPC)
+      list(APPEND outputs ${generated}/${stem}.grpc.pb.cc ${generated}/${stem}.grpc.pb.h)
+      list(APPEND flags --grpc_out=${generated} --plugin=protoc-gen-grpc=${NOVA_GRPC_CPP_PLUGIN})
+    endif()
+    add_custom_command(OUTPUT ${outputs}
+      COMMAND ${NOVA_PROTOC} -I ${PROJECT_SOURCE_DIR} ${flags} ${PROJECT_SOURCE_DIR}/${proto}
+      DEPENDS ${PROJECT_SOURCE_DIR}/${proto} protoc_gen_nova
+      COMMENT "protoc ${proto}" VERBATIM)
+    list(APPEND sources ${outputs})
+  endforeach()
+  add_library(${name} STATIC ${sources})
+  target_include_directories(${name} PUBLIC ${generated})
+  target_link_libraries(${name} PUBLIC protobuf::libprotobuf ${ARG_DEPS})
+  if(ARG_GRPC)
+    target_link_libraries(${name} PUBLIC PkgConfig::GRPC)
+  endif()
+endfunction()

@@ -20,6 +20,8 @@ class OneShot {
   // True if this was the first: the value will reach the waiter, who may still drop it unread. Thread-safe.
   bool TrySet(Result<T> value) const { return state_->TrySet(std::move(value)); }
 
+  friend bool operator==(const OneShot& a, const OneShot& b) { return a.state_ == b.state_; }
+
   // Returns the value set. Errors: the error set, or why the call ended. Cancellation: at once. Await once only.
   Task<T> Wait(Call& call) const {
     const auto state = state_;

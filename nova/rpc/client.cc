@@ -1,0 +1,238 @@
+#include "nova/rpc/client.h"
+
+#include <algorithm>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/support/client_callback.h>
+
+#include "nova/rpc/status.h"
+#include "nova/runtime/one_shot.h"
+
+namespace nova::rpc {
+
+using runtime::Call;
+using runtime::CancelHook;
+using runtime::OneShot;
+using runtime::Task;
+
+namespace {
+
+// The first wait after a lost connection, and the longest.
+constexpr int kReconnectBackoffInitialMs = 100;
+constexpr int kReconnectBackoffMaxMs = 5'000;
+
+// What the peer said, unless our own call ended first: then that is the reason that counts.
+Result<void> Outcome(const Call& call, const grpc::Status& status, const std::string& peer) {
+  if (status.ok()) return Ok();
+  if (status.error_code() == grpc::StatusCode::CANCELLED ||
+      status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    NOVA_TRY(call.Check());
+  }
+  return FromStatus(status).WithContext("from " + peer);
+}
+
+}  // namespace
+
+struct Client::Grpc {
+  explicit Grpc(std::shared_ptr<grpc::Channel> channel) : stub(std::move(channel)) {}
+  grpc::GenericStub stub;
+};
+
+Client::Client(telemetry::Metrics& metrics, ClientConfig config, const tls::ChannelIdentity& identity)
+    : config_(std::move(config)), stack_(MakeClientStack(metrics, config_.principal)) {
+  const tls::ChannelCredentials credentials = identity.For(config_.principal);
+  grpc::ChannelArguments arguments;
+  credentials.ApplyTo(arguments);
+  arguments.SetMaxReceiveMessageSize(config_.message_bytes_max);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectBackoffInitialMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectBackoffMaxMs);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, config_.own_connection ? 1 : 0);
+  grpc_ = std::make_unique<Grpc>(grpc::CreateCustomChannel(config_.target, credentials.credentials, arguments));
+}
+
+Client::~Client() = default;
+
+Result<const MethodPolicy*> Client::Policy(const char* service, const char* method) {
+  std::lock_guard lock(mutex_);
+  const auto key = std::make_pair(std::string(service), std::string(method));
+  auto found = policies_.find(key);
+  if (found == policies_.end()) {
+    NOVA_TRY(auto policy, LoadPolicy(service, method));
+    found = policies_.emplace(key, std::move(policy)).first;
+  }
+  return &found->second;
+}
+
+Result<void> Client::Prepare(Outgoing& outgoing) {
+  for (std::size_t i = 0; i < stack_.size(); ++i) {
+    const auto prepared = stack_[i]->Prepare(outgoing);
+    if (prepared) continue;
+    for (std::size_t j = i + 1; j > 0; --j) stack_[j - 1]->Finished(outgoing, prepared);
+    return prepared;
+  }
+  return Ok();
+}
+
+void Client::Finished(const Outgoing& outgoing, const Result<void>& outcome) {
+  for (std::size_t i = stack_.size(); i > 0; --i) stack_[i - 1]->Finished(outgoing, outcome);
+}
+
+Task<grpc::ByteBuffer> Client::InvokeRaw(Call& parent, const char* service, const char* name, grpc::ByteBuffer request,
+                                         InvokeOptions options) {
+  NOVA_CO_TRY(const MethodPolicy* const method, Policy(service, name));
+  Call call(parent, std::min<Duration>(config_.timeout, method->timeout));
+  // gRPC writes into these until it reports the end, which the await below outlasts whatever happens to the call.
+  grpc::ClientContext context;
+  grpc::ByteBuffer response;
+  Outgoing outgoing{.method = *method, .context = context, .call = call, .access_token = options.access_token};
+  NOVA_CO_TRY(Prepare(outgoing));
+
+  const CancelHook hook(call, [&context](const Error&) { context.TryCancel(); });
+  const auto status = co_await runtime::Await<grpc::Status>([&](runtime::Resolver<grpc::Status> resolve) {
+    grpc_->stub.UnaryCall(&context, method->path, {}, &request, &response,
+                          [resolve](grpc::Status ended) { resolve(std::move(ended)); });
+  });
+  const Result<void> outcome = Outcome(call, status, config_.principal);
+  Finished(outgoing, outcome);
+  if (!outcome) co_return outcome.error();
+  co_return response;
+}
+
+namespace {
+
+// gRPC's side of a stream. gRPC holds it from StartCall until OnDone; the owner's side holds it as long as it wants.
+class StreamReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  void Start(std::shared_ptr<StreamReactor> self) {
+    self_ = std::move(self);
+    // Operations are started from outside of reactions; without a hold OnDone could overtake them.
+    AddHold();
+    StartCall();
+  }
+
+  void OnReadDone(bool ok) override { (void)read_done->TrySet(ok); }
+  void OnWriteDone(bool ok) override { (void)write_done->TrySet(ok); }
+  void OnWritesDoneDone(bool ok) override { (void)write_done->TrySet(ok); }
+  void OnDone(const grpc::Status& status) override {
+    (void)done.TrySet(status);
+    auto last = std::move(self_);
+  }
+
+  grpc::ClientContext context;
+  grpc::ByteBuffer read_buffer;
+  grpc::ByteBuffer write_buffer;
+  // Made by the owner before an operation starts, set by gRPC when it ends.
+  std::optional<OneShot<bool>> read_done;
+  std::optional<OneShot<bool>> write_done;
+  OneShot<grpc::Status> done;
+
+ private:
+  std::shared_ptr<StreamReactor> self_;
+};
+
+}  // namespace
+
+// The owner's side of a stream; confined to its strand. A wait that ends early ends the stream, because the operation
+// it waited for is still under way.
+class Client::StreamClientCall final : public RawClientStream {
+ public:
+  StreamClientCall(Client& client, Call& parent, const MethodPolicy& method, InvokeOptions options)
+      : client_(client),
+        reactor_(std::make_shared<StreamReactor>()),
+        call_(parent, method.timeout),
+        outgoing_{.method = method, .context = reactor_->context, .call = call_, .access_token = options.access_token},
+        hook_(call_, [this](const Error&) { reactor_->context.TryCancel(); }) {}
+
+  ~StreamClientCall() override {
+    if (!started_) return;
+    reactor_->context.TryCancel();
+    LetGo();
+    if (!counted_) client_.Finished(outgoing_, Cancelled("the stream was dropped"));
+  }
+
+  Result<void> Start() {
+    NOVA_TRY(client_.Prepare(outgoing_));
+    outgoing_.access_token = nullptr;  // the caller's; only Prepare may use it
+    client_.grpc_->stub.PrepareBidiStreamingCall(&reactor_->context, outgoing_.method.path, {}, reactor_.get());
+    started_ = true;
+    reactor_->Start(reactor_);
+    return Ok();
+  }
+
+  Task<std::optional<grpc::ByteBuffer>> Read(Call& call) override {
+    NOVA_CO_TRY(Ready(call));
+    reactor_->read_done.emplace();
+    reactor_->StartRead(&reactor_->read_buffer);
+    NOVA_CO_TRY(const bool received, Ended(co_await reactor_->read_done->Wait(call)));
+    if (!received) co_return std::optional<grpc::ByteBuffer>();
+    std::optional<grpc::ByteBuffer> message(std::in_place);
+    message->Swap(&reactor_->read_buffer);
+    co_return message;
+  }
+
+  Task<void> Write(Call& call, grpc::ByteBuffer bytes) override {
+    NOVA_CO_TRY(Ready(call));
+    reactor_->write_buffer.Swap(&bytes);
+    reactor_->write_done.emplace();
+    reactor_->StartWrite(&reactor_->write_buffer);
+    NOVA_CO_TRY(const bool sent, Ended(co_await reactor_->write_done->Wait(call)));
+    if (!sent) co_return Unavailable("the stream has ended", "writing to " + client_.config_.principal);
+    co_return Ok();
+  }
+
+  Task<void> WritesDone(Call& call) override {
+    NOVA_CO_TRY(Ready(call));
+    reactor_->write_done.emplace();
+    reactor_->StartWritesDone();
+    NOVA_CO_TRY(Ended(co_await reactor_->write_done->Wait(call)));
+    co_return Ok();
+  }
+
+  Task<void> Finish(Call& call) override {
+    LetGo();
+    NOVA_CO_TRY(const grpc::Status status, Ended(co_await reactor_->done.Wait(call)));
+    const Result<void> outcome = Outcome(call_, status, client_.config_.principal);
+    if (!std::exchange(counted_, true)) client_.Finished(outgoing_, outcome);
+    co_return outcome;
+  }
+
+ private:
+  Result<void> Ready(const Call& call) const {
+    NOVA_TRY(call.Check());
+    if (broken_) return Cancelled("the stream was cancelled");
+    return call_.Check();
+  }
+
+  template <class T>
+  Result<T> Ended(Result<T> waited) {
+    if (!waited) {
+      broken_ = true;
+      reactor_->context.TryCancel();
+    }
+    return waited;
+  }
+
+  void LetGo() {
+    if (!std::exchange(let_go_, true)) reactor_->RemoveHold();
+  }
+
+  Client& client_;
+  const std::shared_ptr<StreamReactor> reactor_;
+  Call call_;
+  Outgoing outgoing_;
+  CancelHook hook_;
+  bool started_ = false;
+  bool broken_ = false;
+  bool let_go_ = false;
+  bool counted_ = false;
+};
+
+Result<std::shared_ptr<RawClientStream>> Client::OpenRaw(Call& call, const char* service, const char* name,
+                                                         InvokeOptions options) {
+  NOVA_TRY(const MethodPolicy* const method, Policy(service, name));
+  auto stream = std::make_shared<StreamClientCall>(*this, call, *method, options);
+  NOVA_TRY(stream->Start());
+  return std::shared_ptr<RawClientStream>(std::move(stream));
+}
+
+}  // namespace nova::rpc

@@ -1,0 +1,121 @@
+// Client: calls to one peer service. Every call has a deadline (the earliest of the caller's, the method's and the
+// client's), carries the trace, is counted, and ends when its caller's call ends: cancellation reaches the peer.
+//
+//   Client identity(metrics, {.principal = "identity", .target = "identity:9080"}, channel_identity);
+//   NOVA_CO_TRY(auto reply, co_await identity.Invoke(call, IdentityServiceMethods::kVerifyToken, request));
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "nova/base/secret.h"
+#include "nova/rpc/client_stack.h"
+#include "nova/rpc/codec.h"
+#include "nova/rpc/stream.h"
+#include "nova/runtime/task.h"
+#include "nova/tls/credentials.h"
+
+namespace nova::rpc {
+
+struct ClientConfig {
+  // Who must answer: the server's certificate has to carry this name.
+  std::string principal;
+  // host:port
+  std::string target;
+  // Longest one call may take, whatever its caller would grant. SPEC: gRPC 10 s.
+  std::chrono::milliseconds timeout = std::chrono::seconds(10);
+  int message_bytes_max = 4 * 1024 * 1024;
+  // Give this client a connection of its own instead of sharing one per process and target.
+  bool own_connection = false;
+};
+
+struct InvokeOptions {
+  // Needed by methods that act for an end user; sent as `authorization: Bearer`.
+  const Secret<>* access_token = nullptr;
+};
+
+// One streaming call, seen from the client. Ends with the call it was opened with; dropping it cancels it; a wait that
+// ends early ends it too. Confined to the strand of that call.
+class RawClientStream : public RawStream {
+ public:
+  // Tells the peer that no more messages follow.
+  virtual runtime::Task<void> WritesDone(runtime::Call& call) = 0;
+  // The status of the peer; await it after Read() has yielded nothing. Errors: that status, or why the call ended.
+  virtual runtime::Task<void> Finish(runtime::Call& call) = 0;
+};
+
+template <class Request, class Response>
+class ClientStream {
+ public:
+  explicit ClientStream(std::shared_ptr<RawClientStream> raw) : raw_(std::move(raw)) {}
+
+  runtime::Task<void> Write(runtime::Call& call, const Request& request) {
+    Writer<Request> writer(*raw_);
+    co_return co_await writer.Write(call, request);
+  }
+  runtime::Task<void> WritesDone(runtime::Call& call) { return raw_->WritesDone(call); }
+  // Nothing once the peer has sent its last; then Finish() tells how it ended.
+  runtime::Task<std::optional<Response>> Read(runtime::Call& call) {
+    Reader<Response> reader(*raw_);
+    co_return co_await reader.Read(call);
+  }
+  runtime::Task<void> Finish(runtime::Call& call) { return raw_->Finish(call); }
+
+ private:
+  std::shared_ptr<RawClientStream> raw_;
+};
+
+// Thread-safe.
+class Client {
+ public:
+  Client(telemetry::Metrics& metrics, ClientConfig config, const tls::ChannelIdentity& identity);
+  ~Client();
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  // Returns the peer's answer. Errors: the peer's status; UNAVAILABLE if it cannot be reached or is not who it should
+  // be; DEADLINE_EXCEEDED; why the call ended. Cancellation: the peer's handler is told.
+  template <class Request, class Response>
+  runtime::Task<Response> Invoke(runtime::Call& call, UnaryMethod<Request, Response> method, const Request& request,
+                                 InvokeOptions options = {}) {
+    grpc::ByteBuffer bytes;
+    NOVA_CO_TRY(Encode(request, bytes));
+    NOVA_CO_TRY(const auto answer, co_await InvokeRaw(call, method.service, method.name, bytes, options));
+    Response response;
+    if (!Decode(answer, response)) co_return Internal("the peer's answer could not be read", method.path);
+    co_return response;
+  }
+
+  // Opens a stream of any kind; for a server stream write one request, then WritesDone. `call` must outlive it.
+  template <MethodKind Kind, class Request, class Response>
+    requires(Kind != MethodKind::kUnary)
+  Result<ClientStream<Request, Response>> Open(runtime::Call& call, Method<Kind, Request, Response> method,
+                                               InvokeOptions options = {}) {
+    NOVA_TRY(auto raw, OpenRaw(call, method.service, method.name, options));
+    return ClientStream<Request, Response>(std::move(raw));
+  }
+
+ private:
+  struct Grpc;
+  class StreamClientCall;
+
+  runtime::Task<grpc::ByteBuffer> InvokeRaw(runtime::Call& call, const char* service, const char* method,
+                                            grpc::ByteBuffer request, InvokeOptions options);
+  Result<std::shared_ptr<RawClientStream>> OpenRaw(runtime::Call& call, const char* service, const char* method,
+                                                   InvokeOptions options);
+  Result<const MethodPolicy*> Policy(const char* service, const char* method);
+  Result<void> Prepare(Outgoing& outgoing);
+  void Finished(const Outgoing& outgoing, const Result<void>& outcome);
+
+  const ClientConfig config_;
+  const ClientStack stack_;
+  std::unique_ptr<Grpc> grpc_;
+  std::mutex mutex_;
+  std::map<std::pair<std::string, std::string>, MethodPolicy> policies_;  // guarded by mutex_; entries never move
+};
+
+}  // namespace nova::rpc

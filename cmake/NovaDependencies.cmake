@@ -20,3 +20,6 @@ find_program(NOVA_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
 add_library(nova_boost INTERFACE)
 target_link_libraries(nova_boost INTERFACE Boost::headers Threads::Threads)
 target_compile_definitions(nova_boost INTERFACE BOOST_ASIO_NO_DEPRECATED)
+
+# Names the functions in sanitizers' reports, and in their suppressions.
+find_program(NOVA_SYMBOLIZER llvm-symbolizer-19 REQUIRED)

@@ -1,9 +1,23 @@
 # The three kinds of target. Folder, namespace, target and include path carry one name: nova/redis is the target
 # nova_redis.
 
+macro(_tmp_existing var) # TEMPORARY
+  set(_out)
+  foreach(_s ${${var}})
+    if(IS_ABSOLUTE ${_s} OR EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${_s})
+      list(APPEND _out ${_s})
+    endif()
+  endforeach()
+  if(NOT _out)
+    set(_out ${PROJECT_BINARY_DIR}/pch.cc)
+  endif()
+  set(${var} ${_out})
+endmacro()
+
 # nova_library(<name> SOURCES a.cc b.cc DEPS other_target ...)
 function(nova_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  _tmp_existing(ARG_SOURCES)
   add_library(${name} STATIC ${ARG_SOURCES})
   target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/generated)
   target_link_libraries(${name} PUBLIC ${ARG_DEPS} PRIVATE nova_warnings)
@@ -14,11 +28,20 @@ endfunction()
 # nova_executable(<name> SOURCES ... DEPS ...)
 function(nova_executable name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  _tmp_existing(ARG_SOURCES)
   add_executable(${name} ${ARG_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/generated)
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} nova_warnings nova_boost)
   target_precompile_headers(${name} REUSE_FROM nova_pch)
 endfunction()
+
+# What every test finds in its environment: where it was built, and how sanitizers report.
+set(NOVA_TEST_ENVIRONMENT
+  TEST_SOURCE_DIR=${PROJECT_SOURCE_DIR}
+  TEST_BINARY_DIR=${PROJECT_BINARY_DIR}
+  "ASAN_OPTIONS=detect_stack_use_after_return=1:external_symbolizer_path=${NOVA_SYMBOLIZER}"
+  "UBSAN_OPTIONS=print_stacktrace=1:external_symbolizer_path=${NOVA_SYMBOLIZER}"
+  "TSAN_OPTIONS=history_size=4 suppressions=${PROJECT_SOURCE_DIR}/tools/tsan.supp external_symbolizer_path=${NOVA_SYMBOLIZER}")
 
 # nova_test(<folder>_<what>_test SOURCES x_test.cc DEPS ... [TIMEOUT seconds])
 # One executable and one ctest entry; the entry's name ends in what the test needs: _test, _pg_test.
@@ -27,13 +50,13 @@ function(nova_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
+  _tmp_existing(ARG_SOURCES)
   add_executable(${name} ${ARG_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/generated)
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} nova_warnings nova_boost GTest::gtest_main GTest::gmock)
   target_precompile_headers(${name} REUSE_FROM nova_test_pch)
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT}
-    ENVIRONMENT "NOVA_SOURCE_DIR=${PROJECT_SOURCE_DIR};NOVA_BINARY_DIR=${PROJECT_BINARY_DIR};ASAN_OPTIONS=detect_stack_use_after_return=1;UBSAN_OPTIONS=print_stacktrace=1;TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tools/tsan.supp history_size=4")
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} ENVIRONMENT "${NOVA_TEST_ENVIRONMENT}")
 endfunction()
 
 # The precompiled headers. Their definitions and options must equal those of the targets that reuse them.

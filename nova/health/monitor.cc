@@ -109,8 +109,13 @@ void Monitor::Drain() {
   std::vector<OneShot<bool>> to_wake;
   {
     std::lock_guard lock(mutex_);
-    draining_ = true;
+    const bool was_draining = std::exchange(draining_, true);
     to_wake = UpdateLocked();
+    // Also news for those who watch a process that did not serve anyway: it will not come back.
+    if (to_wake.empty() && !was_draining) {
+      ++version_;
+      to_wake = std::exchange(waiters_, {});
+    }
   }
   for (const auto& waiter : to_wake) (void)waiter.TrySet(true);
 }

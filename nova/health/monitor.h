@@ -49,7 +49,7 @@ struct Snapshot {
   // One sentence when not serving: "postgres: UNAVAILABLE: ...".
   std::string cause;
   std::vector<DependencyStatus> dependencies;
-  // Grows with every change of `serving`.
+  // Grows with every change of `serving` or `draining`.
   std::uint64_t version = 0;
 
   // {"serving":…,"draining":…,"cause":…,"dependencies":[…]}

@@ -44,6 +44,8 @@ rpc::Service MakeHealthService(Monitor& monitor, std::set<std::string> services)
                    for (Snapshot snapshot = monitor.Get();;) {
                      const auto response = Response(snapshot.serving);
                      NOVA_CO_TRY(co_await writer.Write(call, response));
+                     // There will be no other news, and an open stream would hold the server up to its drain limit.
+                     if (snapshot.draining) co_return Unavailable("this process is stopping");
                      NOVA_CO_TRY(snapshot, co_await monitor.Changed(call, snapshot.version));
                    }
                  });

@@ -31,7 +31,7 @@ struct CallOptions {
   SteadyTime deadline = SteadyTime::max();
   TraceContext trace = TraceContext::New();
   // Principal of the peer's verified certificate, such as "gateway"; empty without mTLS.
-  std::string peer;
+  std::string peer = {};
 };
 
 class CancelHook;

@@ -16,13 +16,13 @@
 namespace nova::runtime {
 
 struct WorkerPoolConfig {
-  std::string name;
+  std::string name = {};
   int threads = 1;
   // Jobs waiting for a thread; one more is refused.
   int queue_max = 64;
 };
 
-// Thread-safe.
+// Thread-safe. The runtime whose tasks await its jobs must outlive it.
 class WorkerPool {
  public:
   explicit WorkerPool(WorkerPoolConfig config);

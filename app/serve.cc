@@ -1,0 +1,175 @@
+// `nova serve <service>`: one service, one process, until SIGTERM.
+#include <chrono>
+#include <csignal>
+#include <pthread.h>
+#include <set>
+#include <string>
+
+#include "app/command.h"
+#include "app/modules.h"
+#include "nova/config/app_env.h"
+#include "nova/health/monitor.h"
+#include "nova/health/service.h"
+#include "nova/http/admin.h"
+#include "nova/rpc/reflection.h"
+#include "nova/rpc/server.h"
+#include "nova/runtime/scope.h"
+#include "nova/telemetry/log.h"
+#include "nova/tls/config.h"
+#include "nova/tls/credentials.h"
+#include "nova/tls/publisher.h"
+
+namespace nova::app {
+namespace {
+
+using std::chrono::seconds;
+
+// How long the parts of a process that has drained may take to end.
+constexpr seconds kStopLimit{5};
+
+// SIGTERM and SIGINT, taken by whoever waits for them. Made before any thread, so that all threads inherit the mask.
+class StopSignal {
+ public:
+  StopSignal() {
+    sigemptyset(&signals_);
+    sigaddset(&signals_, SIGTERM);
+    sigaddset(&signals_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
+  }
+  void Await() const {
+    int received = 0;
+    sigwait(&signals_, &received);
+    telemetry::LogInfo("stopping", {{"signal", received}});
+  }
+
+ private:
+  sigset_t signals_{};
+};
+
+class ServeVerb final : public Verb {
+ public:
+  void Bind(config::Config& config) override {
+    config.Positional("service", service_, {.help = "one of `nova modules`", .required = true});
+    config::Bind(config, app_env_);
+    telemetry::Bind(config, log_);
+    tls::Bind(config, tls_);
+    tls::Bind(config, channel_tls_);
+    rpc::Bind(config, server_);
+    http::Bind(config, admin_);
+    health::Bind(config, health_);
+    config.Field(
+        "serve.startup_limit", startup_limit_,
+        {.help = "how long hard dependencies may take to answer first", .min = seconds(1), .max = seconds(600)});
+    // Without a name yet (help, and the list of known variables) every service's settings are shown.
+    for (const ModuleEntry& entry : Modules()) {
+      if (!service_.empty() && entry.name != service_) continue;
+      module_ = entry.make();
+      module_->Bind(config);
+      if (service_.empty()) unnamed_.push_back(std::move(module_));
+    }
+  }
+
+  Result<ExitCode> Run() override;
+
+ private:
+  Result<rpc::ServerSecurity> Security(std::unique_ptr<tls::IdentityPublisher>& publisher);
+
+  std::string service_;
+  config::AppEnv app_env_ = config::AppEnv::kDevelopment;
+  telemetry::LogConfig log_;
+  tls::ServerTlsConfig tls_;
+  tls::ChannelTlsConfig channel_tls_;  // as whom it calls its peers
+  rpc::ServerConfig server_;
+  http::AdminConfig admin_;
+  health::HealthConfig health_;
+  std::chrono::milliseconds startup_limit_ = seconds(10);
+  std::unique_ptr<Module> module_;
+  std::vector<std::unique_ptr<Module>> unnamed_;
+  telemetry::Metrics metrics_;
+};
+
+Result<rpc::ServerSecurity> ServeVerb::Security(std::unique_ptr<tls::IdentityPublisher>& publisher) {
+  rpc::ServerSecurity security;
+  security.stack.verify_token = module_->TokenVerifier();
+  // Peers are known by their certificates: where those are optional, nobody can be asked who they are.
+  security.stack.authorize_peers = tls_.enabled() && tls_.require_client_cert;
+  if (!tls_.enabled()) {
+    security.credentials = tls::MakePlaintextServerCredentials();
+    return security;
+  }
+  NOVA_TRY(publisher, tls::IdentityPublisher::Create({.files = tls_.files(), .usage = tls::Usage::kServer},
+                                                     Clock::System(), metrics_));
+  security.credentials = tls::MakeServerCredentials(
+      *publisher, tls_.require_client_cert ? tls::ClientCertificate::kRequired : tls::ClientCertificate::kOptional);
+  return security;
+}
+
+Result<ExitCode> ServeVerb::Run() {
+  if (!module_)
+    return InvalidArgument("service: there is no service '" + service_ + "'; `nova modules` lists those there are");
+  const StopSignal stop;
+  log_.service = service_;
+  telemetry::InitLogging(log_);
+  NOVA_TRY(tls_.Validate(app_env_));
+  NOVA_TRY(channel_tls_.Validate(app_env_));
+
+  runtime::Runtime runtime;
+  runtime::Scope background(runtime);
+  std::unique_ptr<tls::IdentityPublisher> publisher;
+  NOVA_TRY(auto security, Security(publisher));
+  NOVA_TRY(module_->Build(runtime, metrics_));
+  // The pools of a module have work of their own under way, so from here on every path closes it.
+  const auto run = [&]() -> Result<void> {
+    NOVA_TRY(runtime.RunBlocking<void>(startup_limit_, [&](runtime::Call& call) { return module_->Connect(call); }));
+
+    health::Monitor monitor(metrics_, health_);
+    module_->AddDependencies(monitor);
+    rpc::Server server(runtime, metrics_, server_, std::move(security));
+    std::set<std::string> names;
+    for (rpc::Service& service : module_->Services()) {
+      names.insert(service.name());
+      server.Add(std::move(service));
+    }
+    server.Add(health::MakeHealthService(monitor, names));
+    server.Add(rpc::MakeReflectionService({names.begin(), names.end()}));
+    const auto admin =
+        http::MakeAdminServer(runtime, admin_,
+                              {.scrape = [this] { return metrics_.Scrape(); },
+                               .readiness =
+                                   [&monitor] {
+                                     const health::Snapshot snapshot = monitor.Get();
+                                     return http::Readiness{.ok = snapshot.serving, .json = snapshot.ToJson()};
+                                   },
+                               .status = [&monitor] { return monitor.Get().ToJson(); }});
+
+    NOVA_TRY(server.Start());
+    const auto admin_started = admin->Start();
+    if (admin_started) {
+      if (publisher) publisher->Watch(background);
+      monitor.Start(background);
+      telemetry::LogInfo("serving", {{"grpc_port", server.port()},
+                                     {"admin_port", admin->port()},
+                                     {"mtls", tls_.enabled() && tls_.require_client_cert},
+                                     {"app_env", config::AppEnvName(app_env_)}});
+      stop.Await();
+      // Not ready first, so that nobody sends more; then the calls under way; then what they stood on.
+      monitor.Drain();
+      server.Stop();
+      (void)admin->Stop(kStopLimit);
+    }
+    (void)background.Stop(kStopLimit);
+    return admin_started;
+  };
+  const auto ran = run();
+  (void)background.Stop(kStopLimit);
+  (void)module_->Close(kStopLimit);
+  NOVA_TRY(ran);
+  telemetry::LogInfo("stopped", {});
+  return kDone;
+}
+
+}  // namespace
+
+std::unique_ptr<Verb> MakeServe() { return std::make_unique<ServeVerb>(); }
+
+}  // namespace nova::app

@@ -1,0 +1,128 @@
+// `nova up`: the whole backend on this machine, until Ctrl-C.
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <unistd.h>
+
+#include "api/identity/v2/identity.nova.h"
+#include "app/command.h"
+#include "app/migration.h"
+#include "app/stack_access.h"
+#include "app/topology.h"
+#include "local/file.h"
+#include "local/stack.h"
+#include "nova/rpc/client.h"
+#include "nova/runtime/runtime.h"
+#include "nova/telemetry/log.h"
+
+namespace nova::app {
+namespace {
+
+constexpr char kDemoUser[] = "demo";
+constexpr std::chrono::seconds kDemoUserLimit{10};
+
+// An account to log in with; made at the first start, kept with the data. Returns its password.
+Result<std::string> EnsureDemoUser(const local::Stack& stack) {
+  const auto file = stack.layout().secrets() / "demo_login.password";
+  auto password = local::ReadFile(file);
+  if (!password) {
+    // Two version-7 ids: 148 random bits.
+    password = Uuid::New().ToString().substr(14) + Uuid::New().ToString().substr(14);
+    NOVA_TRY(local::WriteFile(file, *password));
+  }
+  const auto leaf = stack.layout().certificate("operator");
+  const tls::ChannelTlsConfig tls{
+      .server_ca_path = leaf / "ca.crt", .certificate_path = leaf / "tls.crt", .key_path = leaf / "tls.key"};
+  telemetry::Metrics metrics;
+  runtime::Runtime runtime({.threads = 1});
+  NOVA_TRY(const auto publisher, tls::IdentityPublisher::Create({.files = tls.files(), .usage = tls::Usage::kClient},
+                                                                Clock::System(), metrics));
+  rpc::Client client(
+      metrics,
+      {.principal = "identity", .target = "127.0.0.1:" + std::to_string(stack.topology().Find("identity")->grpc_port)},
+      tls::ChannelIdentity(*publisher));
+  identity::v2::RegisterRequest request;
+  request.set_email(std::string(kDemoUser) + "@example.com");
+  request.set_username(kDemoUser);
+  request.set_password(*password);
+  request.set_idempotency_key(Uuid::New().ToString());
+  const auto registered = runtime.RunBlocking<identity::v2::RegisterResponse>(kDemoUserLimit, [&](runtime::Call& call) {
+    return client.Invoke(call, identity::v2::IdentityServiceMethods::kRegister, request);
+  });
+  if (!registered && registered.error().code() != Code::kAlreadyExists)
+    return Error(registered.error()).WithContext("registering the account 'demo'");
+  return *password;
+}
+
+// A path as one word of a shell.
+std::string ShellWord(const std::filesystem::path& path) {
+  std::string word = "'";
+  for (const char c : path.string()) word.append(c == '\'' ? "'\\''" : std::string(1, c));
+  word += "'";
+  const bool plain = path.string().find_first_not_of(
+                         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                         "0123456789/._-+:@,=") == std::string::npos;
+  return plain ? path.string() : word;
+}
+
+// `nova demo`, to be pasted into any other shell: it finds this binary and this stack from wherever that shell stands.
+std::string DemoCommand(const local::Stack& stack) {
+  std::error_code unknown;
+  const auto binary = std::filesystem::read_symlink("/proc/self/exe", unknown);
+  std::string command = (unknown ? std::string("nova") : ShellWord(binary)) + " demo";
+  const auto usual = local::DataDirConfig{}.Path();
+  if (!usual || *usual != stack.layout().root) command += " --data-dir " + ShellWord(stack.layout().root);
+  return command;
+}
+
+class UpVerb final : public Verb {
+ public:
+  void Bind(config::Config& config) override {
+    local::Bind(config, up_);
+    telemetry::Bind(config, log_);
+  }
+
+  Result<ExitCode> Run() override {
+    log_.service = "nova-up";
+    telemetry::InitLogging(log_);
+    local::StackPlan plan;
+    plan.topology = LocalTopology(up_.port_base);
+    plan.migrate = [](const config::ServiceSpec& spec, const postgres::ConnectionConfig& direct) -> Result<void> {
+      NOVA_TRY(MigrateService(spec.name, direct));
+      return Ok();
+    };
+    plan.launch = [](const config::ServiceSpec& spec) {
+      return local::ServiceLaunch{.arguments = {"serve", spec.name}, .environment = {}};
+    };
+    if (isatty(STDERR_FILENO) != 0)
+      plan.progress = [](std::string_view what) {
+        std::fprintf(stderr, "  %.*s\n", static_cast<int>(what.size()), what.data());
+      };
+    NOVA_TRY(const auto stack, local::Stack::Start(up_, std::move(plan)));
+    const auto password = EnsureDemoUser(*stack);
+    if (!password) {
+      (void)stack->Stop();
+      return password.error();
+    }
+    // As this program was called, so that the line can be pasted.
+    std::string try_this = std::string(program_invocation_name) + " demo";
+    if (!up_.folder.data_dir.empty()) try_this += " --data-dir " + up_.folder.data_dir;
+    std::fputs(stack->Summary(std::string(kDemoUser) + " / " + *password, try_this).c_str(), stdout);
+    std::fflush(stdout);
+    stack->Run();
+    NOVA_TRY(stack->Stop());
+    return kDone;
+  }
+
+ private:
+  local::UpConfig up_{.port_base = kPortBaseDefault};
+  // The supervisor's own records; those of services go to their files.
+  telemetry::LogConfig log_{.level = telemetry::Level::kWarn, .format = telemetry::LogFormat::kText};
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> MakeUp() { return std::make_unique<UpVerb>(); }
+
+}  // namespace nova::app

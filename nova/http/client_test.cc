@@ -1,0 +1,165 @@
+#include "nova/http/client.h"
+
+#include <future>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <thread>
+
+#include "nova/http/server.h"
+#include "nova/http/test_peer.h"
+#include "nova/runtime/scope.h"
+
+namespace nova::http {
+namespace {
+
+using namespace std::chrono_literals;
+using runtime::Call;
+using runtime::Task;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+class ClientTest : public testing::Test {
+ protected:
+  Result<Response> Get(int port, std::string path = "/", ClientConfig config = {}, std::string host = "127.0.0.1",
+                       Duration timeout = kPeerLimit) {
+    return runtime_.RunBlocking<Response>(timeout, [=](Call& call) -> Task<Response> {
+      const Client client(config);
+      co_return co_await client.Get(call, host, port, path);
+    });
+  }
+
+  // What the client makes of `answer`, followed by the end of the connection.
+  Result<Response> GetFrom(std::string answer, ClientConfig config = {}) {
+    PeerListener listener;
+    std::thread server([&] {
+      Peer peer = listener.Accept();
+      request_ = peer.ReadMessage();
+      (void)peer.Send(answer);
+    });
+    auto response = Get(listener.port(), "/path?q=1", config);
+    server.join();
+    return response;
+  }
+
+  runtime::Runtime runtime_{{.threads = 2}};
+  std::string request_;
+};
+
+TEST_F(ClientTest, GetsFromOurServer) {
+  Server server(runtime_, {});
+  server.Handle("GET", "/metrics", [](Call& call, const Request& request) -> Task<Response> {
+    co_return Response{.headers = {{"X-Same-Trace", std::string(request.headers.Get("traceparent"))}},
+                       .body = call.trace().TraceId() + request.query};
+  });
+  ASSERT_TRUE(server.Start());
+  const auto response = Get(server.port(), "/metrics?all");
+  ASSERT_TRUE(response) << response.error().ToString();
+  EXPECT_EQ(response->status, 200);
+  EXPECT_EQ(response->content_type, "text/plain; charset=utf-8");
+  EXPECT_TRUE(response->body.ends_with("all"));
+  EXPECT_THAT(std::string(response->headers.Get("x-same-trace")),
+              HasSubstr(response->body.substr(0, response->body.size() - 3)));
+  const auto missing = Get(server.port(), "/nothing");
+  ASSERT_TRUE(missing) << "a status is an answer, not an error";
+  EXPECT_EQ(missing->status, 404);
+  EXPECT_TRUE(server.Stop(kPeerLimit));
+}
+
+TEST_F(ClientTest, ResolvesNames) {
+  Server server(runtime_, {});
+  server.Handle("GET", "/", [](Call&, const Request&) -> Task<Response> { co_return Response{.body = "x"}; });
+  ASSERT_TRUE(server.Start());
+  const auto response = Get(server.port(), "/", {}, "localhost");
+  ASSERT_TRUE(response) << response.error().ToString();
+  EXPECT_EQ(response->body, "x");
+  EXPECT_TRUE(server.Stop(kPeerLimit));
+}
+
+TEST_F(ClientTest, ReadsEveryFormOfBody) {
+  auto by_length = GetFrom("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody, and more");
+  EXPECT_THAT(request_, StartsWith("GET /path?q=1 HTTP/1.1\r\nHost: 127.0.0.1:"));
+  ASSERT_TRUE(by_length) << by_length.error().ToString();
+  EXPECT_EQ(by_length->body, "body");
+  auto chunked = GetFrom("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nbo\r\n2\r\ndy\r\n0\r\n\r\n");
+  ASSERT_TRUE(chunked) << chunked.error().ToString();
+  EXPECT_EQ(chunked->body, "body");
+  auto by_end = GetFrom("HTTP/1.1 200 OK\r\n\r\nbody");
+  ASSERT_TRUE(by_end) << by_end.error().ToString();
+  EXPECT_EQ(by_end->body, "body");
+  auto none = GetFrom("HTTP/1.1 204 No Content\r\n\r\n");
+  ASSERT_TRUE(none) << none.error().ToString();
+  EXPECT_EQ(none->status, 204);
+}
+
+TEST_F(ClientTest, AnAnswerThatBreaksOffIsNoAnswer) {
+  for (const char* text :
+       {"", "HTTP/1.1 200 OK\r\nContent-Len", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhal", "SSH-2.0-OpenSSH_9.2\r\n"}) {
+    const auto response = GetFrom(text);
+    ASSERT_FALSE(response) << text;
+    EXPECT_EQ(response.error().code(), Code::kUnavailable) << text;
+    EXPECT_THAT(response.error().detail(), HasSubstr("GET http://127.0.0.1:"));
+  }
+}
+
+TEST_F(ClientTest, AnswersOverALimitAreRefused) {
+  const ClientConfig small{.header_bytes_max = 1000, .body_bytes_max = 1000};
+  for (const std::string& text : {"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n" + std::string(1001, 'x'),
+                                  "HTTP/1.1 200 OK\r\n\r\n" + std::string(1001, 'x'),
+                                  "HTTP/1.1 200 OK\r\nX: " + std::string(2000, 'x') + "\r\n\r\n"}) {
+    const auto response = GetFrom(text, small);
+    ASSERT_FALSE(response);
+    EXPECT_EQ(response.error().code(), Code::kResourceExhausted) << response.error().ToString();
+  }
+}
+
+TEST_F(ClientTest, ARefusedConnectionIsUnavailable) {
+  PeerListener listener;
+  listener.Close();
+  const auto response = Get(listener.port());
+  ASSERT_FALSE(response);
+  EXPECT_EQ(response.error().code(), Code::kUnavailable);
+}
+
+TEST_F(ClientTest, TheDeadlineEndsTheWaitAndClosesTheSocket) {
+  PeerListener listener;
+  const auto response = Get(listener.port(), "/", {}, "127.0.0.1", 100ms);
+  ASSERT_FALSE(response);
+  EXPECT_EQ(response.error().code(), Code::kDeadlineExceeded);
+  Peer peer = listener.Accept();
+  EXPECT_THAT(peer.ReadToEnd(), StartsWith("GET / ")) << "and then the end, which ReadToEnd waits for";
+}
+
+TEST_F(ClientTest, CancellationEndsTheWaitAndClosesTheSocket) {
+  PeerListener listener;
+  runtime::Scope scope(runtime_);
+  std::promise<Code> ended;
+  scope.Spawn("get", [&](Call& call) -> Task<void> {
+    const Client client;
+    const auto response = co_await client.Get(call, "127.0.0.1", listener.port(), "/");
+    ended.set_value(response ? Code::kOk : response.error().code());
+    co_return Ok();
+  });
+  Peer peer = listener.Accept();
+  EXPECT_THAT(peer.ReadMessage(), StartsWith("GET / "));
+  EXPECT_TRUE(scope.Stop(kPeerLimit));
+  EXPECT_EQ(ended.get_future().get(), Code::kCancelled);
+  EXPECT_TRUE(peer.AtEnd());
+}
+
+TEST_F(ClientTest, ACallThatHasEndedOpensNoConnection) {
+  PeerListener listener;
+  const auto response = Get(listener.port(), "/", {}, "127.0.0.1", 0ms);
+  ASSERT_FALSE(response);
+  EXPECT_EQ(response.error().code(), Code::kDeadlineExceeded);
+}
+
+TEST_F(ClientTest, WhatCouldSmuggleASecondRequestIsRefused) {
+  for (const char* path : {"/a\r\nX: 1", "/a b", "", "a"})
+    EXPECT_EQ(Get(1, path).error().code(), Code::kInvalidArgument) << path;
+  EXPECT_EQ(Get(1, "/", {}, "a\r\nb").error().code(), Code::kInvalidArgument);
+  EXPECT_EQ(Get(0).error().code(), Code::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace nova::http

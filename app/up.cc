@@ -1,7 +1,6 @@
 // `nova up`: the whole backend on this machine, until Ctrl-C.
 #include <chrono>
 #include <cstdio>
-#include <filesystem>
 #include <string>
 #include <unistd.h>
 
@@ -53,27 +52,6 @@ Result<std::string> EnsureDemoUser(const local::Stack& stack) {
   if (!registered && registered.error().code() != Code::kAlreadyExists)
     return Error(registered.error()).WithContext("registering the account 'demo'");
   return *password;
-}
-
-// A path as one word of a shell.
-std::string ShellWord(const std::filesystem::path& path) {
-  std::string word = "'";
-  for (const char c : path.string()) word.append(c == '\'' ? "'\\''" : std::string(1, c));
-  word += "'";
-  const bool plain = path.string().find_first_not_of(
-                         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                         "0123456789/._-+:@,=") == std::string::npos;
-  return plain ? path.string() : word;
-}
-
-// `nova demo`, to be pasted into any other shell: it finds this binary and this stack from wherever that shell stands.
-std::string DemoCommand(const local::Stack& stack) {
-  std::error_code unknown;
-  const auto binary = std::filesystem::read_symlink("/proc/self/exe", unknown);
-  std::string command = (unknown ? std::string("nova") : ShellWord(binary)) + " demo";
-  const auto usual = local::DataDirConfig{}.Path();
-  if (!usual || *usual != stack.layout().root) command += " --data-dir " + ShellWord(stack.layout().root);
-  return command;
 }
 
 class UpVerb final : public Verb {

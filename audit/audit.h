@@ -1,0 +1,66 @@
+// The audit measures every P0 promise against a live stack. One row per figure that the promises name: what was
+// measured, what it must be, and how. What has no proof yet says so and counts as not proven.
+//
+//   AuditConfig audit;                       // filled with how the stack is reached
+//   Bind(config, audit);                     // --only, --faults, --json
+//   NOVA_TRY(const auto rows, Run(runtime, audit));
+//   std::cout << (audit.json ? ToJson(rows) : ToTable(rows, isatty(STDOUT_FILENO)));
+//   return ExitCode(rows);
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "audit/report.h"
+#include "nova/base/result.h"
+#include "nova/config/config.h"
+#include "nova/config/topology.h"
+#include "nova/postgres/config.h"
+#include "nova/runtime/runtime.h"
+#include "nova/tls/config.h"
+
+namespace nova::audit {
+
+// A service that runs.
+struct ServiceTarget {
+  // Its principal, such as "identity".
+  std::string name;
+  // host:port of its gRPC and its admin port.
+  std::string grpc_target;
+  std::string admin_target;
+};
+
+struct AuditConfig {
+  std::vector<ServiceTarget> services = {};
+  // The certificate of the principal `audit`.
+  tls::ChannelTlsConfig identity = {};
+  // The role `audit` on the database of one service, through PgBouncer and straight to PostgreSQL. Straight, it reads
+  // who is connected, for which it needs pg_monitor.
+  postgres::ConnectionConfig pooled = {};
+  postgres::ConnectionConfig direct = {};
+  // PgBouncer's console: database `pgbouncer`, a user of its stats_users.
+  postgres::ConnectionConfig pgbouncer_admin = {};
+  // What was decided: the connection budget of each service, the replicas.
+  config::Topology topology = {};
+
+  // One promise, or empty for all.
+  std::string only = {};
+  // Run the checks that inject faults and load, too.
+  bool faults = false;
+  bool json = false;
+  // New connections to each service.
+  int handshake_samples = 200;
+  // Statements through PgBouncer, and as many around it.
+  int latency_samples = 500;
+};
+
+// The settings of the command line; the rest of the struct says how the stack is reached and is the caller's.
+void Bind(config::Config& config, AuditConfig& audit);
+
+// Measures. Takes some seconds; to be called from a thread that is not the runtime's. A part that does not answer is a
+// finding. Errors: INVALID_ARGUMENT for an unknown promise, listing the promises; UNAVAILABLE if nothing of the stack
+// answers, naming what was tried and the remedy; those of IdentityPublisher::Create if the audit's certificate is not
+// usable.
+Result<std::vector<Row>> Run(runtime::Runtime& runtime, const AuditConfig& config);
+
+}  // namespace nova::audit

@@ -1,0 +1,109 @@
+// The checks of P0-1 and P0-4 that any caller with the audit's certificate can make: what the gRPC and admin ports of
+// the stack answer, to whom, and how fast.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "api/health/v1/health.nova.h"
+#include "audit/audit.h"
+#include "audit/finding.h"
+#include "nova/health/monitor.h"
+#include "nova/rpc/server.h"
+#include "nova/runtime/scope.h"
+#include "nova/telemetry/metrics.h"
+#include "nova/tls/credentials.h"
+#include "nova/tls/publisher.h"
+
+namespace nova::audit {
+
+// "identity" runs "nova.identity.v2.IdentityService": one rule for all services.
+std::string RpcServiceName(const std::string& service);
+
+// Used by one thread that is not the runtime's. Each check takes a bounded time and describes its own failures.
+class GrpcProbe {
+ public:
+  // `runtime` and `config` must outlive the probe. Starts the plaintext control: a health server of this process on a
+  // free loopback port. Errors: those of IdentityPublisher::Create; those of rpc::Server::Start.
+  static Result<std::unique_ptr<GrpcProbe>> Create(runtime::Runtime& runtime, const AuditConfig& config);
+  ~GrpcProbe();
+  GrpcProbe(const GrpcProbe&) = delete;
+  GrpcProbe& operator=(const GrpcProbe&) = delete;
+
+  Finding PlaintextRefused();
+  Finding NoCertificateRefused();
+  Finding ForeignAuthorityRefused();
+  Finding WrongNameRefused();
+
+  // Both from one run, which the first of them makes.
+  Finding HandshakeP95();
+  Finding HandshakeOverPlaintext();
+
+  Finding ProcessServing();
+  Finding ServicesServing();
+  Finding WatchAnswers();
+  Finding AdminAnswers();
+
+ private:
+  struct Verdict {
+    Row::Status status;
+    std::string note;
+  };
+  struct Handshakes {
+    struct OfService {
+      std::string name;
+      std::vector<Duration> samples;
+    };
+    // By p95. Precondition: there is a service.
+    const OfService& Slowest() const;
+
+    std::vector<OfService> services;
+    std::vector<Duration> plaintext;
+  };
+
+  GrpcProbe(runtime::Runtime& runtime, const AuditConfig& config);
+  Result<void> Start();
+
+  // One verdict on each service makes one finding: "n of m" that pass, and the notes of those that do not.
+  Finding OnEveryService(const std::function<Verdict(const ServiceTarget&)>& judge);
+
+  // The health of `service` as `principal` at `target` says, over a connection of its own.
+  runtime::Task<grpc::health::v1::HealthCheckResponse> Check(runtime::Call& call, const tls::ChannelIdentity& identity,
+                                                             std::string principal, std::string target,
+                                                             std::string service);
+  // Check, from the thread that uses the probe.
+  Result<grpc::health::v1::HealthCheckResponse> CheckNow(const tls::ChannelIdentity& identity,
+                                                         const std::string& principal, const std::string& target,
+                                                         const std::string& service = {});
+  // Time from nothing to the answer of Check.
+  runtime::Task<Duration> TimeFirstCall(runtime::Call& call, const tls::ChannelIdentity& identity,
+                                        std::string principal, std::string target);
+  runtime::Task<Handshakes> MeasureHandshakes(runtime::Call& call);
+  const Result<Handshakes>& MeasuredHandshakes();
+  // What a port said to a client that it must refuse: empty if it refused, an error if it could not be asked. An answer
+  // is a failure at once; a refusal counts only from a port that answers the audit's own certificate meanwhile.
+  Verdict JudgeRefusal(const ServiceTarget& service, const Result<std::string>& answer);
+  // To plaintext HTTP/2. Refused: nothing or a TLS alert, then the end of the connection.
+  Result<std::string> AnswerToPlaintext(const std::string& principal, const std::string& target);
+  // To `credentials` that are not the audit's. Refused: no further than the handshake.
+  Result<std::string> AnswerTo(const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+                               const ServiceTarget& service);
+  Finding ServingAs(bool by_service_name);
+
+  runtime::Runtime& runtime_;
+  const AuditConfig& config_;
+  telemetry::Metrics metrics_;  // of the client stacks; nobody scrapes them
+  std::unique_ptr<tls::IdentityPublisher> publisher_;
+  std::optional<tls::ChannelIdentity> identity_;
+  // The plaintext control.
+  runtime::Scope scope_;
+  health::Monitor monitor_;
+  rpc::Server control_;
+  std::string control_target_;
+  std::optional<Result<Handshakes>> handshakes_;
+};
+
+}  // namespace nova::audit

@@ -1,0 +1,30 @@
+#include "audit/samples.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+namespace nova::audit {
+
+Duration Percentile(std::vector<Duration> samples, double fraction) {
+  const auto count = static_cast<double>(samples.size());
+  const auto rank = std::clamp(std::ceil(fraction * count), 1.0, count);
+  const auto nth = samples.begin() + static_cast<std::ptrdiff_t>(rank) - 1;
+  std::ranges::nth_element(samples, nth);
+  return *nth;
+}
+
+double ToMilliseconds(Duration time) { return std::chrono::duration<double, std::milli>(time).count(); }
+
+std::string FormatMilliseconds(Duration time) {
+  char text[32];
+  const int size = std::snprintf(text, sizeof text, "%.2f", ToMilliseconds(time));
+  return {text, static_cast<std::size_t>(size)};
+}
+
+std::string Describe(const std::vector<Duration>& samples) {
+  return "p50 " + FormatMilliseconds(Percentile(samples, 0.5)) + " ms, p95 " +
+         FormatMilliseconds(Percentile(samples, 0.95)) + " ms";
+}
+
+}  // namespace nova::audit

@@ -1,0 +1,511 @@
+#include "local/stack.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <system_error>
+#include <unistd.h>
+#include <utility>
+
+#include "local/ports.h"
+#include "nova/auth/keys.h"
+#include "nova/telemetry/log.h"
+#include "nova/tls/certificate.h"
+
+namespace nova::local {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr std::string_view kPostgres = "postgres";
+constexpr std::string_view kPooler = "pgbouncer";
+// The only service that gets the key which signs tokens.
+constexpr std::string_view kTokenIssuer = "identity";
+// Who runs PostgreSQL and PgBouncer when this process is root; Debian's packages make the account.
+constexpr const char* kServerUser = "postgres";
+constexpr Duration kOrphanLimit = seconds(10);
+constexpr Duration kChoresInterval = seconds(30);
+// How often certificates are looked at, as a part of their lifetime; bounded below and above.
+constexpr int kRenewalChecksPerLifetime = 60;
+// Certificates count in whole seconds.
+constexpr seconds kLifetimeSlack{2};
+constexpr Duration kRenewalIntervalMin = seconds(1);
+constexpr Duration kRenewalIntervalMax = std::chrono::hours(1);
+
+std::string_view Variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? std::string_view() : std::string_view(value);
+}
+
+std::int64_t WallMilliseconds() {
+  return std::chrono::duration_cast<milliseconds>(Clock::System().WallNow().time_since_epoch()).count();
+}
+
+std::string ProgramName(const fs::path& program) {
+  std::error_code error;
+  fs::path target = fs::read_symlink(program, error);
+  std::string name = (error ? program : target).filename().string();
+  constexpr std::string_view kDeleted = " (deleted)";
+  if (name.ends_with(kDeleted)) name.resize(name.size() - kDeleted.size());
+  return name;
+}
+
+Duration RenewalInterval(seconds lifetime) {
+  return std::clamp<Duration>(lifetime / kRenewalChecksPerLifetime, kRenewalIntervalMin, kRenewalIntervalMax);
+}
+
+// Whether a certificate was made for a longer life than is asked for now: a shorter one must not wait for its end.
+bool EndsTooLate(const fs::path& folder, seconds lifetime) {
+  const TlsFiles files = TlsFiles::In(folder);
+  const Clock& clock = Clock::System();
+  auto set = tls::LoadCertificateSet({.certificate = {.path = files.certificate.string()},
+                                      .key = {.path = files.key.string()},
+                                      .ca = {.path = files.ca.string()}},
+                                     tls::Usage::kServer, clock);
+  // One that cannot be read is renewed for that reason.
+  return set && set->info.not_after > clock.WallNow() + lifetime + kLifetimeSlack;
+}
+
+}  // namespace
+
+Result<fs::path> DataDirConfig::Path() const {
+  if (!data_dir.empty()) return fs::path(data_dir);
+  return DefaultDataDir(
+      {{"XDG_DATA_HOME", std::string(Variable("XDG_DATA_HOME"))}, {"HOME", std::string(Variable("HOME"))}},
+      ::geteuid());
+}
+
+void Bind(config::Config& config, DataDirConfig& folder) {
+  config.Field("up.data_dir", folder.data_dir,
+               {.help = "folder of the database, certificates and logs; default /var/lib/nova or ~/.local/share/nova",
+                .flag = "data-dir"});
+}
+
+void Bind(config::Config& config, UpConfig& up) {
+  Bind(config, up.folder);
+  config.Field("up.port_base", up.port_base,
+               {.help = "first port; services, PgBouncer and PostgreSQL count from it",
+                .flag = "port-base",
+                .min = 1024,
+                .max = 65000});
+  config.Field("up.leaf_lifetime", up.leaf_lifetime,
+               {.help = "of a certificate; it is renewed when a third is left",
+                .flag = "leaf-lifetime",
+                .min = seconds(60),
+                .max = std::chrono::days(365)});
+}
+
+// PostgreSQL, as the supervisor sees it.
+class Stack::Postgres final : public Component {
+ public:
+  Postgres(PostgresConfig config, PostgresBinaries binaries)
+      : config_(std::move(config)), binaries_(std::move(binaries)) {}
+
+  std::string name() const override { return std::string(kPostgres); }
+  int port() const override { return config_.port; }
+  fs::path log_file() const override { return config_.log_file; }
+  Duration ready_limit() const override { return PostgresServer::kReadyLimit; }
+  Result<void> Launch() override {
+    server_.reset();
+    NOVA_TRY(server_, PostgresServer::Launch(config_, binaries_));
+    return Ok();
+  }
+  Process* process() override { return server_ ? &server_->process() : nullptr; }
+  Result<void> CheckReady(Duration limit) override { return server_->CheckReady(limit); }
+  Result<void> Stop() override { return server_->Stop(); }
+
+  // Precondition: launched.
+  PostgresServer& server() { return *server_; }
+
+ private:
+  const PostgresConfig config_;
+  const PostgresBinaries binaries_;
+  std::optional<PostgresServer> server_;
+};
+
+// PgBouncer, as the supervisor sees it.
+class Stack::Pooler final : public Component {
+ public:
+  explicit Pooler(PgBouncerConfig config) : config_(std::move(config)) {}
+
+  std::string name() const override { return std::string(kPooler); }
+  int port() const override { return config_.port; }
+  fs::path log_file() const override { return config_.log_file; }
+  Duration ready_limit() const override { return PgBouncer::kReadyLimit; }
+  Result<void> Launch() override {
+    pooler_.reset();
+    NOVA_TRY(pooler_, PgBouncer::Launch(config_));
+    return Ok();
+  }
+  Process* process() override { return pooler_ ? &pooler_->process() : nullptr; }
+  Result<void> CheckReady(Duration limit) override { return pooler_->CheckReady(limit); }
+  Result<void> Stop() override { return pooler_->Stop(); }
+
+  // Precondition: launched.
+  PgBouncer& pooler() { return *pooler_; }
+
+ private:
+  const PgBouncerConfig config_;
+  std::optional<PgBouncer> pooler_;
+};
+
+// A service's process.
+class Stack::Service final : public Component {
+ public:
+  Service(config::ServiceSpec spec, ProcessSpec process, ReadinessProbe& probe)
+      : spec_(std::move(spec)), process_spec_(std::move(process)), probe_(probe) {}
+
+  std::string name() const override { return spec_.name; }
+  int port() const override { return spec_.grpc_port; }
+  int admin_port() const override { return spec_.admin_port; }
+  fs::path log_file() const override { return process_spec_.log_file; }
+  Duration ready_limit() const override { return kServiceReadyLimit; }
+  Result<void> Launch() override {
+    process_.reset();
+    NOVA_TRY(process_, Process::Spawn(process_spec_));
+    return Ok();
+  }
+  Process* process() override { return process_ ? &*process_ : nullptr; }
+  Result<void> CheckReady(Duration limit) override { return probe_.Check(spec_.admin_port, limit); }
+  Result<void> Stop() override {
+    NOVA_TRY(ExitStatus status, process_->Terminate({{SIGTERM, kServiceStopLimit}}));
+    if (!status.clean()) {
+      return Internal(
+          fmt::format("{} stopped with {}; see {}", spec_.name, status.ToString(), process_spec_.log_file.string()));
+    }
+    return Ok();
+  }
+
+ private:
+  const config::ServiceSpec spec_;
+  const ProcessSpec process_spec_;
+  ReadinessProbe& probe_;
+  std::optional<Process> process_;
+};
+
+Stack::Stack(UpConfig config, StackPlan plan, DataDir folder, std::optional<User> user, PostgresBinaries binaries)
+    : config_(std::move(config)),
+      plan_(std::move(plan)),
+      user_(std::move(user)),
+      started_(Clock::System().Now()),
+      started_at_ms_(WallMilliseconds()),
+      binaries_(std::move(binaries)),
+      folder_(std::move(folder)),
+      supervisor_(std::make_unique<Supervisor>(signals_, SupervisorConfig{.changed = [this] { SaveState(phase_); },
+                                                                          .chores = [this] { return Chores(); }})) {}
+
+Stack::~Stack() {
+  // Whoever wants the error calls Stop.
+  static_cast<void>(Stop());
+}
+
+Result<std::unique_ptr<Stack>> Stack::Start(const UpConfig& config, StackPlan plan) {
+  // What is missing on the machine is said before anything is written to it.
+  NOVA_TRY(PostgresBinaries binaries, FindPostgres());
+  NOVA_TRY(FindPgBouncer());
+  std::optional<User> user;
+  if (::geteuid() == 0) {
+    NOVA_TRY(user, FindUser(kServerUser));
+  }
+
+  NOVA_TRY(fs::path root, config.folder.Path());
+  NOVA_TRY(DataDir folder, DataDir::Open(root, {.port_base = config.port_base}));
+  const Layout& layout = folder.layout();
+  NOVA_TRY(bool has_cluster, folder.HasCluster());
+  if (has_cluster) {
+    NOVA_TRY(binaries, FindPostgres(ClusterVersion(layout.cluster())));
+  }
+  if (has_cluster && !fs::exists(layout.password(kSuperuser))) {
+    return FailedPrecondition(
+        fmt::format("the data folder {} is damaged: {} is missing; restore it from a copy, or start "
+                    "anew with `nova down --wipe`",
+                    layout.root.string(), layout.password(kSuperuser).string()));
+  }
+  if (user) {
+    if (auto closed = FirstClosedFolder(layout.root, *user)) {
+      return FailedPrecondition(
+          fmt::format("PostgreSQL runs as '{0}', who cannot enter {1}: chmod o+x {1}, or choose "
+                      "another folder with --data-dir",
+                      user->name, closed->string()));
+    }
+  }
+
+  // The children of a supervisor that was killed may need a moment, and still have their ports.
+  NOVA_TRY(EndOrphans(layout.cluster(), kPostgres, kOrphanLimit));
+  NOVA_TRY(EndOrphans(layout.pooler(), kPooler, kOrphanLimit));
+  const std::string program = ProgramName(plan.program);
+  for (const config::ServiceSpec& service : plan.topology.services) {
+    NOVA_TRY(EndOrphans(layout.service(service.name), program, kOrphanLimit));
+  }
+
+  std::vector<PortUse> ports{{plan.topology.postgres_port, "PostgreSQL"}, {plan.topology.pgbouncer_port, "PgBouncer"}};
+  for (const config::ServiceSpec& service : plan.topology.services) {
+    ports.push_back({service.grpc_port, service.name});
+    ports.push_back({service.admin_port, service.name + "'s admin port"});
+  }
+  NOVA_TRY(CheckPorts(ports, config.port_base));
+
+  std::unique_ptr<Stack> stack(
+      new Stack(config, std::move(plan), std::move(folder), std::move(user), std::move(binaries)));
+  auto started = stack->StartAll(has_cluster);
+  if (!started) return std::move(started).error();
+  return stack;
+}
+
+Result<void> Stack::StartAll(bool has_cluster) {
+  SaveState(Phase::kStarting);
+  NOVA_TRY(authority_, tls::Authority::LoadOrCreate(layout().authority(), Clock::System()));
+  NOVA_TRY(IssueCertificates());
+
+  NOVA_TRY(auto postgres, MakePostgres(has_cluster));
+  postgres_ = static_cast<Postgres*>(postgres.get());
+  Say("PostgreSQL: starting");
+  NOVA_TRY(supervisor_->Start(std::move(postgres)));
+  std::vector<ServiceDatabase> databases;
+  for (const config::ServiceSpec& service : plan_.topology.services) {
+    NOVA_TRY(Secret<> password, folder_.Password(service.role));
+    databases.push_back({.name = service.database, .role = service.role, .password = std::move(password)});
+  }
+  NOVA_TRY(Secret<> audit_password, folder_.Password(kAuditRole));
+  NOVA_TRY(postgres_->server().Provision(databases, audit_password));
+
+  for (const config::ServiceSpec& service : plan_.topology.services) {
+    Say(fmt::format("{}: migrating its database", service.name));
+    NOVA_TRY(postgres::ConnectionConfig direct, DirectConnection(service));
+    NOVA_TRY(plan_.migrate(service, direct));
+  }
+
+  Say("PgBouncer: starting");
+  NOVA_TRY(auto pooler, MakePooler());
+  pooler_ = static_cast<Pooler*>(pooler.get());
+  NOVA_TRY(supervisor_->Start(std::move(pooler)));
+
+  for (const config::ServiceSpec& service : plan_.topology.services) {
+    Say(fmt::format("{}: starting", service.name));
+    NOVA_TRY(auto component, MakeService(service));
+    NOVA_TRY(supervisor_->Start(std::move(component)));
+  }
+  ready_ = Clock::System().Now();
+  renew_at_ = ready_ + RenewalInterval(config_.leaf_lifetime);
+  SaveState(Phase::kReady);
+  return Ok();
+}
+
+void Stack::Say(std::string_view what) const {
+  if (plan_.progress) plan_.progress(what);
+}
+
+void Stack::SaveState(Phase phase) {
+  phase_ = phase;
+  auto written = WriteState(layout(), {.phase = phase,
+                                       .supervisor = ::getpid(),
+                                       .port_base = config_.port_base,
+                                       .started_at_ms = started_at_ms_,
+                                       .components = supervisor_->States()});
+  // It costs `nova status` its truth, and nothing else.
+  if (!written) telemetry::LogWarn("the state of the stack was not written", {{"error", written.error()}});
+}
+
+std::vector<std::string> Stack::Principals() const {
+  std::vector<std::string> principals = plan_.topology.principals;
+  principals.emplace_back(kPostgres);
+  principals.emplace_back(kPooler);
+  return principals;
+}
+
+tls::LeafSpec Stack::LeafOf(const std::string& principal) const {
+  tls::LeafSpec spec{.principal = principal, .lifetime = config_.leaf_lifetime};
+  if (user_ && (principal == kPostgres || principal == kPooler)) {
+    spec.owner = tls::FileOwner{.uid = user_->uid, .gid = user_->gid};
+  }
+  return spec;
+}
+
+Result<std::vector<std::string>> Stack::IssueCertificates() {
+  std::vector<std::string> issued;
+  for (const std::string& principal : Principals()) {
+    const tls::LeafSpec spec = LeafOf(principal);
+    const fs::path folder = layout().certificate(principal);
+    if (!authority_->NeedsRenewal(spec, folder) && !EndsTooLate(folder, config_.leaf_lifetime)) continue;
+    if (issued.empty() && phase_ == Phase::kStarting) Say("certificates: issuing");
+    NOVA_TRY(authority_->Issue(spec, folder));
+    issued.push_back(principal);
+  }
+  return issued;
+}
+
+Result<std::unique_ptr<Component>> Stack::MakePostgres(bool has_cluster) {
+  NOVA_TRY(Secret<> password, folder_.Password(kSuperuser));
+  PostgresConfig config{.cluster = layout().cluster(),
+                        .log_file = layout().log(kPostgres),
+                        .port = plan_.topology.postgres_port,
+                        .user = user_,
+                        .superuser_password = std::move(password),
+                        .tls = TlsFiles::In(layout().certificate(kPostgres)),
+                        .max_connections = plan_.topology.postgres_max_connections};
+  if (!has_cluster) {
+    Say(fmt::format("PostgreSQL {}: making a new cluster, once", binaries_.major));
+    NOVA_TRY(InitializeCluster(config, binaries_));
+  }
+  NOVA_TRY(folder_.MarkInitialized());
+  return std::unique_ptr<Component>(std::make_unique<Postgres>(std::move(config), binaries_));
+}
+
+Result<std::unique_ptr<Component>> Stack::MakePooler() {
+  NOVA_TRY(MakeDirectory(layout().pooler(), 0700, user_));
+  const config::Topology& topology = plan_.topology;
+  PgBouncerConfig config{.folder = layout().pooler(),
+                         .log_file = layout().log(kPooler),
+                         .port = topology.pgbouncer_port,
+                         .user = user_,
+                         .postgres_port = topology.postgres_port,
+                         .databases = {},
+                         .users = {},
+                         .tls = TlsFiles::In(layout().certificate(kPooler)),
+                         .client_connections_max = topology.pgbouncer_max_client_conn,
+                         .pool_size = topology.pgbouncer_default_pool_size,
+                         .query_timeout = topology.pgbouncer_query_timeout,
+                         .server_lifetime = topology.pgbouncer_server_lifetime};
+  for (const config::ServiceSpec& service : topology.services) {
+    NOVA_TRY(Secret<> password, folder_.Password(service.role));
+    config.databases.push_back({.name = service.database, .connections_max = service.max_db_connections});
+    config.users.push_back({.name = service.role, .password = std::move(password)});
+  }
+  NOVA_TRY(Secret<> audit_password, folder_.Password(kAuditRole));
+  config.users.push_back({.name = std::string(kAuditRole), .password = std::move(audit_password)});
+  return std::unique_ptr<Component>(std::make_unique<Pooler>(std::move(config)));
+}
+
+Result<std::unique_ptr<Component>> Stack::MakeService(const config::ServiceSpec& spec) {
+  NOVA_TRY(MakeDirectory(layout().service(spec.name), 0700));
+  const TlsFiles own = TlsFiles::In(layout().certificate(spec.name));
+  ServiceLaunch launch = plan_.launch(spec);
+  std::map<std::string, std::string> environment{
+      {"PATH", "/usr/bin:/bin"},
+      {"APP_ENV", "development"},
+      {"GRPC_SERVER_CERT_PATH", own.certificate.string()},
+      {"GRPC_SERVER_KEY_PATH", own.key.string()},
+      {"GRPC_CLIENT_CA_CERT_PATH", own.ca.string()},
+      {"GRPC_REQUIRE_CLIENT_CERT", "true"},
+      {"GRPC_SERVER_CA_CERT_PATH", own.ca.string()},
+      {"GRPC_CLIENT_CERT_PATH", own.certificate.string()},
+      {"GRPC_CLIENT_KEY_PATH", own.key.string()},
+      {"NOVA_GRPC_ADDRESS", "127.0.0.1"},
+      {"NOVA_GRPC_PORT", std::to_string(spec.grpc_port)},
+      {"NOVA_ADMIN_ADDRESS", "127.0.0.1"},
+      {"NOVA_ADMIN_PORT", std::to_string(spec.admin_port)},
+      {"NOVA_POSTGRES_HOST", "127.0.0.1"},
+      {"NOVA_POSTGRES_PORT", std::to_string(plan_.topology.pgbouncer_port)},
+      {"NOVA_POSTGRES_DATABASE", spec.database},
+      {"NOVA_POSTGRES_USER", spec.role},
+      {"NOVA_POSTGRES_PASSWORD_FILE", layout().password(spec.role).string()},
+      {"NOVA_POSTGRES_SSL_MODE", std::string(postgres::SslModeName(postgres::SslMode::kVerifyFull))},
+      {"NOVA_POSTGRES_SSL_ROOT_CERT", own.ca.string()},
+      {"NOVA_POSTGRES_APPLICATION_NAME", spec.name},
+  };
+  if (spec.name == kTokenIssuer) {
+    const fs::path key_file = layout().signing_key();
+    if (!fs::exists(key_file)) {
+      NOVA_TRY(auth::SigningKey key, auth::SigningKey::Generate(auth::Algorithm::kEdDsa));
+      NOVA_TRY(Secret<> pem, key.ToPem());
+      NOVA_TRY(WriteFile(key_file, pem.Expose(), {.mode = 0600}));
+    }
+    environment["NOVA_AUTH_JWT_SIGNING_KEY_FILE"] = key_file.string();
+    environment["NOVA_AUTH_JWT_ALGORITHM"] = auth::AlgorithmName(auth::Algorithm::kEdDsa);
+  }
+  environment.merge(launch.environment);
+  ProcessSpec process{.name = spec.name,
+                      .program = plan_.program,
+                      .title = "nova",
+                      .arguments = std::move(launch.arguments),
+                      .environment = std::move(environment),
+                      .working_directory = layout().service(spec.name),
+                      .log_file = layout().log(spec.name)};
+  return std::unique_ptr<Component>(std::make_unique<Service>(spec, std::move(process), probe_));
+}
+
+Result<postgres::ConnectionConfig> Stack::DirectConnection(const config::ServiceSpec& spec) const {
+  NOVA_TRY(Secret<> password, folder_.Password(spec.role));
+  return postgres::ConnectionConfig{.host = "127.0.0.1",
+                                    .port = plan_.topology.postgres_port,
+                                    .database = spec.database,
+                                    .user = spec.role,
+                                    .password = std::move(password),
+                                    .ssl_mode = postgres::SslMode::kVerifyFull,
+                                    .ssl_root_cert = (layout().certificate(spec.name) / "ca.crt").string(),
+                                    .application_name = "nova-migrate"};
+}
+
+void Stack::Run() { supervisor_->Run(); }
+
+Duration Stack::Chores() {
+  const Clock& clock = Clock::System();
+  if (clock.Now() >= renew_at_) {
+    RenewCertificates();
+    renew_at_ = clock.Now() + RenewalInterval(config_.leaf_lifetime);
+  }
+  TrimLogs();
+  return std::min<Duration>(kChoresInterval, renew_at_ - clock.Now());
+}
+
+void Stack::RenewCertificates() {
+  auto issued = IssueCertificates();
+  if (!issued) {
+    telemetry::LogError("certificates are not renewed; it is tried again", {{"error", issued.error()}});
+    return;
+  }
+  // Services watch their files; the two servers are told.
+  for (const std::string& principal : *issued) {
+    telemetry::LogInfo("certificate renewed", {{"principal", principal}});
+    // One that is down reads the new files when it starts.
+    if (principal == kPostgres) static_cast<void>(postgres_->server().Reload());
+    if (principal == kPooler) static_cast<void>(pooler_->pooler().Reload());
+  }
+}
+
+void Stack::TrimLogs() {
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(layout().logs(), error)) {
+    if (entry.path().extension() != ".log" || entry.file_size(error) <= kLogBytesMax || error) continue;
+    fs::path old = entry.path();
+    old += ".1";
+    // Its process has it open for appending, so it is copied and emptied: lines that come between the two are lost.
+    fs::copy_file(entry.path(), old, fs::copy_options::overwrite_existing, error);
+    if (!error) fs::resize_file(entry.path(), 0, error);
+    if (error) telemetry::LogWarn("a log was not moved", {{"log", entry.path().string()}, {"why", error.message()}});
+  }
+}
+
+Result<void> Stack::Stop() {
+  if (phase_ == Phase::kStopped) return Ok();
+  SaveState(Phase::kStopping);
+  auto stopped = supervisor_->Stop();
+  phase_ = Phase::kStopped;
+  std::error_code ignored;
+  fs::remove(layout().state(), ignored);
+  return stopped;
+}
+
+std::string Stack::Summary(std::string_view login, std::string_view command) const {
+  const config::Topology& topology = plan_.topology;
+  std::string text = fmt::format("Nova is up ({:.1f} s)\n", std::chrono::duration<double>(ready_ - started_).count());
+  std::size_t width = std::string_view("PostgreSQL").size();
+  for (const config::ServiceSpec& service : topology.services) width = std::max(width, service.name.size());
+  for (const config::ServiceSpec& service : topology.services) {
+    text += fmt::format("  {:<{}}  grpc 127.0.0.1:{} (mTLS)   admin http://127.0.0.1:{}\n", service.name, width,
+                        service.grpc_port, service.admin_port);
+  }
+  text += fmt::format("  {:<{}}  127.0.0.1:{}, for services through PgBouncer 127.0.0.1:{}\n", "PostgreSQL", width,
+                      topology.postgres_port, topology.pgbouncer_port);
+  text += fmt::format("  {:<{}}  {}\n", "data", width, layout().root.string());
+  if (!login.empty()) text += fmt::format("  {:<{}}  {}\n", "login", width, login);
+  if (!command.empty()) text += fmt::format("  {:<{}}  {}\n", "try", width, command);
+  text += "Ctrl-C stops everything; so does `nova down`.\n";
+  return text;
+}
+
+}  // namespace nova::local

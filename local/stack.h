@@ -1,0 +1,147 @@
+// `nova up`: the whole backend on one machine. Private PostgreSQL and PgBouncer, a development authority and a
+// certificate for every principal, and each service as a process of its own that reaches the others over mTLS and its
+// database through PgBouncer, exactly as in a cluster. Everything lives in one data folder and ends with this process.
+//
+//   StackPlan plan{.topology = LocalTopology(config.port_base), .migrate = ..., .launch = ...};
+//   NOVA_TRY(auto stack, Stack::Start(config, std::move(plan)));
+//   std::cout << stack->Summary(login, "nova demo");
+//   stack->Run();                                     // until SIGINT, SIGTERM or SIGHUP
+//   NOVA_TRY(stack->Stop());
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "local/data_dir.h"
+#include "local/pgbouncer.h"
+#include "local/postgres_server.h"
+#include "local/readiness.h"
+#include "local/stop_signals.h"
+#include "local/supervisor.h"
+#include "nova/base/result.h"
+#include "nova/config/config.h"
+#include "nova/config/topology.h"
+#include "nova/postgres/config.h"
+#include "nova/tls/authority.h"
+
+namespace nova::local {
+
+// Which data folder, for every verb that looks at one.
+struct DataDirConfig {
+  // Empty: DefaultDataDir.
+  std::string data_dir;
+
+  // Errors: FAILED_PRECONDITION when there is no default.
+  Result<std::filesystem::path> Path() const;
+};
+
+struct UpConfig {
+  DataDirConfig folder;
+  int port_base = 7400;
+  // A certificate is renewed when a third of it is left.
+  std::chrono::seconds leaf_lifetime = std::chrono::days(90);
+};
+
+// --data-dir, NOVA_UP_DATA_DIR.
+void Bind(config::Config& config, DataDirConfig& folder);
+// The same, --port-base and --leaf-lifetime.
+void Bind(config::Config& config, UpConfig& up);
+
+// How a service's process is started, beyond what the stack gives to every service.
+struct ServiceLaunch {
+  std::vector<std::string> arguments;
+  // Where a name is also given by the stack, the stack's value counts.
+  std::map<std::string, std::string> environment;
+};
+
+// What the stack is made of; the parts that only the application knows are functions.
+struct StackPlan {
+  // Its services are started in its order.
+  config::Topology topology;
+  // Of the services: this executable, even if its file was replaced meanwhile.
+  std::filesystem::path program = "/proc/self/exe";
+  // Brings the database of a service to the schema of this program, over a direct connection.
+  std::function<Result<void>(const config::ServiceSpec&, const postgres::ConnectionConfig& direct)> migrate;
+  std::function<ServiceLaunch(const config::ServiceSpec&)> launch;
+  // Told what is being done, in a few words. May be empty.
+  std::function<void(std::string_view)> progress = {};
+};
+
+// Used by the main thread only: the kernel ends the children when the thread that started them ends.
+class Stack {
+ public:
+  // From the start of a service's process until its /readyz answers 200.
+  static constexpr Duration kServiceReadyLimit = std::chrono::seconds(20);
+  // From SIGTERM to SIGKILL for a service; longer than the service's own limit for its drain.
+  static constexpr Duration kServiceStopLimit = std::chrono::seconds(20);
+  // A log that is larger is moved to <name>.log.1, whose old content is lost.
+  static constexpr std::uintmax_t kLogBytesMax = std::uintmax_t{32} << 20;
+
+  // Returns when every service is ready; whatever was started is stopped again on an error. Errors, one line each:
+  // NOT_FOUND when PostgreSQL or PgBouncer is not installed; FAILED_PRECONDITION naming the setting and the remedy
+  // when the folder is in use, damaged or not ours, or a port is taken (nothing was started then); those of
+  // Supervisor::Start and of `migrate`; CANCELLED when a signal came.
+  static Result<std::unique_ptr<Stack>> Start(const UpConfig& config, StackPlan plan);
+  ~Stack();
+
+  // Supervises: starts again what ends, renews certificates, keeps logs small. Returns when a signal came.
+  void Run();
+
+  // Services first, PostgreSQL last. Bounded by the limits of the parts.
+  Result<void> Stop();
+
+  const Layout& layout() const { return folder_.layout(); }
+  const config::Topology& topology() const { return plan_.topology; }
+  // What a person needs to go on, 15 lines at most: endpoints, folder, `login`, `command`. Empty texts are left out.
+  std::string Summary(std::string_view login, std::string_view command) const;
+
+ private:
+  class Postgres;
+  class Pooler;
+  class Service;
+
+  Stack(UpConfig config, StackPlan plan, DataDir folder, std::optional<User> user, PostgresBinaries binaries);
+  Result<void> StartAll(bool has_cluster);
+  void Say(std::string_view what) const;
+  void SaveState(Phase phase);
+
+  std::vector<std::string> Principals() const;
+  tls::LeafSpec LeafOf(const std::string& principal) const;
+  // Issues what is missing or about to end. Returns whose certificates are new.
+  Result<std::vector<std::string>> IssueCertificates();
+  // What Run does from time to time.
+  Duration Chores();
+  void RenewCertificates();
+  void TrimLogs();
+
+  Result<std::unique_ptr<Component>> MakePostgres(bool has_cluster);
+  Result<std::unique_ptr<Component>> MakePooler();
+  Result<std::unique_ptr<Component>> MakeService(const config::ServiceSpec& spec);
+  Result<postgres::ConnectionConfig> DirectConnection(const config::ServiceSpec& spec) const;
+
+  const UpConfig config_;
+  const StackPlan plan_;
+  const std::optional<User> user_;  // of PostgreSQL and PgBouncer, when this process is root
+  const SteadyTime started_;
+  const std::int64_t started_at_ms_;
+  PostgresBinaries binaries_;
+  DataDir folder_;
+  StopSignals signals_;
+  ReadinessProbe probe_;
+  std::optional<tls::Authority> authority_;
+  Postgres* postgres_ = nullptr;  // owned by supervisor_
+  Pooler* pooler_ = nullptr;      // owned by supervisor_
+  Phase phase_ = Phase::kStarting;
+  SteadyTime ready_{};
+  SteadyTime renew_at_{};
+  std::unique_ptr<Supervisor> supervisor_;
+};
+
+}  // namespace nova::local

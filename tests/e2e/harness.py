@@ -1,0 +1,560 @@
+"""What the end-to-end tests share: a stack of `nova up` in a folder of its own, its verbs, its certificates and its
+database, seen only through what a user has: the command line, files, ports, psql, and a stock gRPC client.
+
+    with harness.Stack() as stack:
+        stack.start()
+        channel = stack.channel("operator")
+"""
+
+import contextlib
+import csv
+import fcntl
+import http.client
+import importlib
+import io
+import json
+import os
+import pathlib
+import random
+import re
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import typing
+import unittest
+import uuid
+
+import grpc
+from google.protobuf import descriptor_pb2
+
+ROOT = pathlib.Path(os.environ.get("TEST_SOURCE_DIR", pathlib.Path(__file__).resolve().parents[2]))
+BINARY = pathlib.Path(os.environ.get("TEST_BINARY_DIR", ROOT / "build")) / "nova"
+
+# Limits of patience, in seconds. None is a promise of the product: they are there so that a hang ends as a failure.
+START_LIMIT = 90
+STOP_LIMIT = 60
+VERB_LIMIT = 60
+CALL_LIMIT = 20
+EVENT_LIMIT = 30
+POLL_INTERVAL = 0.05
+
+PRINCIPALS = ("identity", "user", "content", "social", "media", "communication", "search", "events", "gateway",
+              "operator", "probe", "audit")
+PASSWORD = "a long enough password"
+
+
+def say(text):
+    """A measured figure or an observation, in the test's own output."""
+    print(f"    {text}", file=sys.stderr, flush=True)
+
+
+def environment(**extra):
+    """A closed environment: nothing of the caller's may decide what a test sees."""
+    kept = {name: os.environ[name] for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS") if name in os.environ}
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", **kept, **extra}
+
+
+def await_condition(what, condition, limit=EVENT_LIMIT):
+    """Asks until `condition()` is true and returns what it said; for what offers nothing to wait on."""
+    end = time.monotonic() + limit
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() >= end:
+            raise AssertionError(f"not within {limit} s: {what}")
+        time.sleep(POLL_INTERVAL)
+
+
+# --- Ports ---
+
+# C++ fixtures take theirs from 20000 up; outgoing connections from 32768 up.
+PORT_BASES = range(10000, 19800, 200)
+# A port of the slot that nova has no use for: who listens there has the slot.
+GUARD_OFFSET = 150
+USED_OFFSETS = (0, 100, *range(1, 9), *range(101, 109), 32, 33, 79)
+
+
+def bind_loopback(port):
+    """A listening socket, or None when the port is taken."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        return listener
+    except OSError:
+        listener.close()
+        return None
+
+
+class PortSlot:
+    """A free --port-base that no other test gets while this object lives."""
+
+    def __init__(self):
+        for base in random.sample(PORT_BASES, len(PORT_BASES)):
+            self.guard = bind_loopback(base + GUARD_OFFSET)
+            if self.guard is None:
+                continue
+            free = [bind_loopback(base + offset) for offset in USED_OFFSETS]
+            for listener in filter(None, free):
+                listener.close()
+            if all(free):
+                self.base = base
+                return
+            self.guard.close()
+        raise RuntimeError("no free range of ports")
+
+    def close(self):
+        self.guard.close()
+
+
+# --- Processes ---
+
+def processes_in(folder):
+    """Processes that work below `folder`: every child of a stack has its working directory there."""
+    folder = pathlib.Path(os.path.realpath(folder))
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            where = pathlib.Path(os.readlink(f"/proc/{entry}/cwd"))
+            if where == folder or folder in where.parents:
+                found.append(int(entry))
+    return found
+
+
+def command_line(pid):
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    return "(gone)"
+
+
+def await_end(pids, limit):
+    """Waits until all these processes have ended, whosever children they are; returns the ones that have not."""
+    poller, left = select.poll(), {}
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            poller.register(descriptor, select.POLLIN)
+            left[descriptor] = pid
+    end = time.monotonic() + limit
+    while left and (remaining := end - time.monotonic()) > 0:
+        for descriptor, _ in poller.poll(remaining * 1000):
+            poller.unregister(descriptor)
+            os.close(descriptor)
+            del left[descriptor]
+    for descriptor in left:
+        os.close(descriptor)
+    return list(left.values())
+
+
+class Sockets(typing.NamedTuple):
+    listening: set  # (address, port)
+    connected: set  # ((local address, port), (remote address, port))
+
+
+def sockets_of(pid):
+    """The TCP sockets of one process, as the kernel lists them."""
+    inodes = set()
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            if match := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(f"/proc/{pid}/fd/{descriptor}")):
+                inodes.add(match.group(1))
+
+    def address(text):
+        host, port = text.split(":")
+        words = struct.pack(f"={len(host) // 8}I", *(int(host[i:i + 8], 16) for i in range(0, len(host), 8)))
+        name = socket.inet_ntop(socket.AF_INET if len(words) == 4 else socket.AF_INET6, words)
+        # A socket for both families shows IPv4 addresses in this form.
+        return name.removeprefix("::ffff:"), int(port, 16)
+
+    found = Sockets(set(), set())
+    for table in ("tcp", "tcp6"):
+        for line in pathlib.Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[9] not in inodes:
+                continue
+            if fields[3] == "0A":
+                found.listening.add(address(fields[1]))
+            elif fields[3] == "01":
+                found.connected.add((address(fields[1]), address(fields[2])))
+    return found
+
+
+def user_of(pid):
+    return os.stat(f"/proc/{pid}").st_uid
+
+
+class Finished(typing.NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaints(self):
+        """Standard error without log records, which are JSON or begin with their time."""
+        return [line for line in self.err.splitlines() if not re.match(r"\{.*\}$|\d{4}-\d\d-\d\d[T ]", line)]
+
+
+def run(*arguments, limit=VERB_LIMIT, cwd="/", **variables):
+    """`nova ARGUMENTS...` to its end."""
+    done = subprocess.run([BINARY, *map(str, arguments)], env=environment(**variables), cwd=cwd, text=True,
+                          timeout=limit, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+# What a sanitizer or an abort writes; no log may hold it.
+CRASH = re.compile(r"ERROR: \w+Sanitizer|runtime error:|AddressSanitizer|LeakSanitizer|Assertion .* failed|"
+                   r"terminate called|PANIC:")
+
+
+# --- The stack ---
+
+class Stack:
+    """`nova up` on a data folder and a range of ports of its own. start() and stop() may be repeated."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+        # PostgreSQL runs as another user when the test is root's: the way to the data must be open.
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="nova-e2e-", dir="/tmp"))
+        self.folder.chmod(0o755)
+        self.data = self.folder / "data"
+        self.slot = PortSlot()
+        self.base = self.slot.base
+        self.identity_port, self.admin_port = self.base + 1, self.base + 101
+        self.pgbouncer_port, self.postgres_port = self.base + 32, self.base + 33
+        self.process = None
+        self.summary = []
+        self.seconds_to_ready = 0.0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    # -- Life --
+
+    def launch(self):
+        """Starts the supervisor without waiting for it."""
+        assert self.process is None
+        # It must not outlive a test that was killed.
+        command = ["setpriv", "--pdeathsig", "TERM", "--", BINARY, "up", "--data-dir", self.data, "--port-base",
+                   str(self.base), *self.arguments]
+        with open(self.folder / "up.stderr", "ab") as errors:
+            self.process = subprocess.Popen(command, env=environment(), cwd="/", stdin=subprocess.DEVNULL,
+                                            stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
+
+    def start(self, limit=START_LIMIT):
+        """Starts it and returns when it has printed its summary."""
+        began = time.monotonic()
+        self.launch()
+        text, end = b"", began + limit
+        descriptor = self.process.stdout.fileno()
+        while not re.search(rb"^Ctrl-C.*\n", text, re.MULTILINE):
+            ready, _, _ = select.select([descriptor], [], [], max(0, end - time.monotonic()))
+            chunk = os.read(descriptor, 65536) if ready else b""
+            if not chunk:
+                code = self.process.poll()
+                self.kill()
+                raise AssertionError(f"nova up is not ready (exit status {code}): {text.decode()}"
+                                     f"{self.errors()}")
+            text += chunk
+        self.seconds_to_ready = time.monotonic() - began
+        self.summary = text.decode().splitlines()
+
+    def stop(self, number=signal.SIGTERM, limit=STOP_LIMIT):
+        """Asks it to end, and returns its exit status."""
+        self.process.send_signal(number)
+        return self.wait(limit)
+
+    def wait(self, limit=STOP_LIMIT):
+        code = self.process.wait(limit)
+        self.process.stdout.close()
+        self.process = None
+        return code
+
+    def kill(self):
+        """Ends the supervisor at once, as the kernel does when memory is short, and waits for what it left."""
+        children = processes_in(self.data)
+        self.process.kill()
+        self.wait()
+        return await_end(children, EVENT_LIMIT)
+
+    def close(self):
+        try:
+            if self.process is not None and self.process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.stop()
+            if self.process is not None:
+                self.kill()
+            crashes = [line for line in self.log_text().splitlines() if CRASH.search(line)]
+            assert not crashes, "\n".join(crashes)
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.slot.close()
+
+    def errors(self):
+        return (self.folder / "up.stderr").read_text(errors="replace")
+
+    def log_text(self):
+        """Everything that any process of the stack has logged."""
+        logs = sorted((self.data / "logs").glob("*")) + [self.folder / "up.stderr"]
+        return "".join(log.read_text(errors="replace") for log in logs if log.is_file())
+
+    def children(self):
+        return processes_in(self.data)
+
+    def lock_is_free(self):
+        with open(self.data / "lock", "r+b") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return False
+            return True
+
+    def taken_ports(self):
+        listeners = {offset: bind_loopback(self.base + offset) for offset in USED_OFFSETS}
+        for listener in filter(None, listeners.values()):
+            listener.close()
+        return [self.base + offset for offset, listener in listeners.items() if listener is None]
+
+    # -- Verbs --
+
+    def verb(self, *arguments, **options):
+        return run(*arguments, "--data-dir", self.data, **options)
+
+    def status(self):
+        """(exit status, what `nova status --json` says, by component)."""
+        done = self.verb("status", "--json")
+        answer = json.loads(done.out) if done.out else {"components": []}
+        answer["by_name"] = {component["name"]: component for component in answer["components"]}
+        return done.code, answer
+
+    def pid_of(self, component):
+        return self.status()[1]["by_name"][component]["pid"]
+
+    def await_ready(self, limit=EVENT_LIMIT):
+        return await_condition("the stack is ready", lambda: self.status()[0] == 0, limit)
+
+    def login(self):
+        """What the summary offers: (identifier, password)."""
+        line = next(line for line in self.summary if line.strip().startswith("login"))
+        identifier, password = line.split(None, 1)[1].split(" / ")
+        return identifier, password
+
+    # -- HTTP --
+
+    def admin(self, path, method="GET"):
+        """(status, body) of the admin port of identity."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=CALL_LIMIT)
+        with contextlib.closing(connection):
+            connection.request(method, path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    def metric(self, name, **labels):
+        """The sum of the samples of `name` that carry these labels."""
+        return sum(value for found, has, value in parse_metrics(self.admin("/metrics")[1])
+                   if found == name and labels.items() <= has.items())
+
+    # -- SQL --
+
+    def certificate(self, principal, file):
+        return self.data / "certs" / principal / file
+
+    def sql_environment(self, user, sslmode="verify-full", password=None):
+        return environment(
+            PGPASSWORD=password or (self.data / "secrets" / f"{user}.password").read_text().strip(), PGUSER=user,
+            PGHOST="127.0.0.1", PGSSLMODE=sslmode, PGSSLROOTCERT=str(self.certificate("operator", "ca.crt")),
+            PGCONNECT_TIMEOUT="10", PGAPPNAME="e2e")
+
+    def try_sql(self, sql, user="nova_admin", database="postgres", port=None, **options):
+        return subprocess.run(
+            ["psql", "-Xq", "--csv", "-v", "ON_ERROR_STOP=1", "-p", str(port or self.postgres_port), "-d", database,
+             "-c", sql], env=self.sql_environment(user, **options), cwd="/", text=True, timeout=VERB_LIMIT,
+            stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+    def sql(self, sql, **options):
+        """The rows of one statement, as dictionaries; to PostgreSQL itself, as its superuser, unless told otherwise."""
+        done = self.try_sql(sql, **options)
+        assert done.returncode == 0, done.stderr
+        return list(csv.DictReader(io.StringIO(done.stdout)))
+
+    def console(self, command):
+        """A SHOW command of PgBouncer."""
+        return self.sql(command, user="audit", database="pgbouncer", port=self.pgbouncer_port)
+
+    def statements(self):
+        """Statements of identity that PostgreSQL works on, those of its health probe aside."""
+        return self.sql("SELECT pid, state, wait_event_type, query FROM pg_stat_activity WHERE usename = 'identity' "
+                        "AND state <> 'idle' AND query LIKE '%accounts%'")
+
+    @contextlib.contextmanager
+    def locked_accounts(self):
+        """While this lasts, every statement on the accounts waits in PostgreSQL."""
+        session = subprocess.Popen(
+            ["psql", "-XqAt", "-p", str(self.postgres_port), "-d", "identity"], env=self.sql_environment("nova_admin"),
+            cwd="/", text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            session.stdin.write("BEGIN; LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE;\nSELECT 'locked';\n")
+            session.stdin.flush()
+            assert session.stdout.readline() == "locked\n"
+            yield
+        finally:
+            session.stdin.close()
+            session.wait(CALL_LIMIT)
+            session.stdout.close()
+
+    # -- gRPC --
+
+    def credentials(self, principal, ca=None):
+        read = lambda file: self.certificate(principal, file).read_bytes()
+        return grpc.ssl_channel_credentials(ca or read("ca.crt"), read("tls.key"), read("tls.crt"))
+
+    def channel(self, principal="operator", credentials=None, service="identity"):
+        """A channel with a connection of its own, as that principal."""
+        options = [("grpc.ssl_target_name_override", f"{service}.nova.svc.cluster.local"),
+                   # Without it gRPC shares connections between channels that look alike.
+                   ("grpc.use_local_subchannel_pool", 1)]
+        return grpc.secure_channel(f"127.0.0.1:{self.identity_port}", credentials or self.credentials(principal),
+                                   options)
+
+
+# --- Prometheus' text format ---
+
+SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-zA-Z_]\w*="(?:\\.|[^"\\])*",?)*)\})? '
+                    r'([-+]?(?:[0-9.]+(?:e[-+]?\d+)?|Inf|NaN))(?: \d+)?')
+LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:\\.|[^"\\])*)"')
+
+
+def parse_metrics(text):
+    """[(name, labels, value)]; fails on a line that is not of the format, and on a sample without a type."""
+    samples, types = [], {}
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ")
+            assert name not in types, f"the type of {name} stands there twice"
+            types[name] = kind
+        if not line or line.startswith("#"):
+            continue
+        match = SAMPLE.fullmatch(line)
+        assert match, f"not a sample: {line}"
+        name = match.group(1)
+        assert name in types or re.sub(r"_(bucket|sum|count)$", "", name) in types, f"no type: {line}"
+        samples.append((name, dict(LABEL.findall(match.group(2) or "")), float(match.group(3))))
+    return samples
+
+
+# --- gRPC contracts ---
+
+_messages = None
+
+
+def message_module(proto):
+    """The messages of one of the repository's contracts, made by protoc as any other team would."""
+    global _messages
+    if _messages is None:
+        _messages = tempfile.TemporaryDirectory(prefix="nova-e2e-messages-")
+        protos = sorted(path.relative_to(ROOT) for path in (ROOT / "api").rglob("*.proto"))
+        subprocess.run(["protoc", "-I", ROOT, f"--python_out={_messages.name}", *protos], cwd=ROOT, check=True,
+                       env=environment())
+        sys.path.insert(0, _messages.name)
+    return importlib.import_module(proto.removesuffix(".proto").replace("/", ".") + "_pb2")
+
+
+class Client:
+    """Calls by method name: client.Register(request, timeout=5). Built from the contract alone."""
+
+    def __init__(self, channel, proto, service):
+        self.messages = message_module(proto)
+        self.descriptor = self.messages.DESCRIPTOR.services_by_name[service]
+        for method in self.descriptor.methods:
+            shape = descriptor_pb2.MethodDescriptorProto()
+            method.CopyToProto(shape)
+            kind = (f"{'stream' if shape.client_streaming else 'unary'}_"
+                    f"{'stream' if shape.server_streaming else 'unary'}")
+            setattr(self, method.name, getattr(channel, kind)(
+                f"/{self.descriptor.full_name}/{method.name}",
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=getattr(self.messages, method.output_type.name).FromString))
+
+
+def identity_client(channel):
+    return Client(channel, "api/identity/v2/identity.proto", "IdentityService")
+
+
+def health_client(channel):
+    return Client(channel, "api/health/v1/health.proto", "Health")
+
+
+class Account(typing.NamedTuple):
+    id: str
+    email: str
+    username: str
+    password: str
+
+
+def registration(tag=None, **fields):
+    """A valid RegisterRequest for an account that nobody has."""
+    messages = message_module("api/identity/v2/identity.proto")
+    tag = tag or uuid.uuid4().hex[:12]
+    return messages.RegisterRequest(**{"email": f"e2e-{tag}@example.com", "username": f"e2e_{tag}",
+                                       "password": PASSWORD, "idempotency_key": str(uuid.uuid4()), **fields})
+
+
+def register(client, **fields):
+    request = registration(**fields)
+    account = client.Register(request, timeout=CALL_LIMIT).account
+    return Account(account.id, request.email, request.username, request.password)
+
+
+def log_in(client, account):
+    return client.Login(client.messages.LoginRequest(identifier=account.email, password=account.password),
+                        timeout=CALL_LIMIT)
+
+
+def failure(call, *arguments, **options):
+    """The RpcError of a call that must fail."""
+    try:
+        answer = call(*arguments, **options)
+    except grpc.RpcError as error:
+        return error
+    raise AssertionError(f"the call succeeded: {answer}")
+
+
+class StackTest(unittest.TestCase):
+    """Tests that share one stack; `arguments` go to `nova up`."""
+
+    arguments = ()
+
+    @classmethod
+    def setUpClass(cls):
+        cls.stack = Stack(*cls.arguments)
+        try:
+            cls.stack.start()
+        except BaseException:
+            cls.stack.close()
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.stack.close()
+
+    def open_channel(self, *arguments, **options):
+        channel = self.stack.channel(*arguments, **options)
+        self.addCleanup(channel.close)
+        return channel
+
+    def assertFails(self, code, call, *arguments, **options):
+        error = failure(call, *arguments, **options)
+        self.assertEqual(error.code(), code, error.details())
+        return error

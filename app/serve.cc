@@ -1,7 +1,5 @@
 // `nova serve <service>`: one service, one process, until SIGTERM.
 #include <chrono>
-#include <csignal>
-#include <pthread.h>
 #include <set>
 #include <string>
 
@@ -14,6 +12,7 @@
 #include "nova/rpc/reflection.h"
 #include "nova/rpc/server.h"
 #include "nova/runtime/scope.h"
+#include "nova/runtime/stop_signals.h"
 #include "nova/telemetry/log.h"
 #include "nova/tls/config.h"
 #include "nova/tls/credentials.h"
@@ -26,25 +25,6 @@ using std::chrono::seconds;
 
 // How long the parts of a process that has drained may take to end.
 constexpr seconds kStopLimit{5};
-
-// SIGTERM and SIGINT, taken by whoever waits for them. Made before any thread, so that all threads inherit the mask.
-class StopSignal {
- public:
-  StopSignal() {
-    sigemptyset(&signals_);
-    sigaddset(&signals_, SIGTERM);
-    sigaddset(&signals_, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
-  }
-  void Await() const {
-    int received = 0;
-    sigwait(&signals_, &received);
-    telemetry::LogInfo("stopping", {{"signal", received}});
-  }
-
- private:
-  sigset_t signals_{};
-};
 
 class ServeVerb final : public Verb {
  public:
@@ -107,7 +87,7 @@ Result<rpc::ServerSecurity> ServeVerb::Security(std::unique_ptr<tls::IdentityPub
 Result<ExitCode> ServeVerb::Run() {
   if (!module_)
     return InvalidArgument("service: there is no service '" + service_ + "'; `nova modules` lists those there are");
-  const StopSignal stop;
+  const runtime::StopSignals stop;
   log_.service = service_;
   telemetry::InitLogging(log_);
   NOVA_TRY(tls_.Validate(app_env_));
@@ -130,7 +110,9 @@ Result<ExitCode> ServeVerb::Run() {
       names.insert(service.name());
       server.Add(std::move(service));
     }
-    server.Add(health::MakeHealthService(monitor, names));
+    rpc::Service health = health::MakeHealthService(monitor, names);
+    names.insert(health.name());
+    server.Add(std::move(health));
     server.Add(rpc::MakeReflectionService({names.begin(), names.end()}));
     const auto admin =
         http::MakeAdminServer(runtime, admin_,
@@ -152,6 +134,7 @@ Result<ExitCode> ServeVerb::Run() {
                                      {"mtls", tls_.enabled() && tls_.require_client_cert},
                                      {"app_env", config::AppEnvName(app_env_)}});
       stop.Await();
+      telemetry::LogInfo("stopping");
       // Not ready first, so that nobody sends more; then the calls under way; then what they stood on.
       monitor.Drain();
       server.Stop();
@@ -164,7 +147,7 @@ Result<ExitCode> ServeVerb::Run() {
   (void)background.Stop(kStopLimit);
   (void)module_->Close(kStopLimit);
   NOVA_TRY(ran);
-  telemetry::LogInfo("stopped", {});
+  telemetry::LogInfo("stopped");
   return kDone;
 }
 

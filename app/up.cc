@@ -1,6 +1,7 @@
 // `nova up`: the whole backend on this machine, until Ctrl-C.
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <string>
 #include <unistd.h>
 
@@ -54,6 +55,15 @@ Result<std::string> EnsureDemoUser(const local::Stack& stack) {
   return *password;
 }
 
+// What the shell sets for services (NOVA_LOG_LEVEL, NOVA_HEALTH_PERIOD, ...) reaches them; what the stack decides wins.
+std::map<std::string, std::string> ForServices() {
+  auto environment = config::Sources::FromProcess(0, nullptr).environment;
+  std::erase_if(environment, [](const auto& variable) {
+    return !variable.first.starts_with("NOVA_") || variable.first.starts_with("NOVA_UP_");
+  });
+  return environment;
+}
+
 class UpVerb final : public Verb {
  public:
   void Bind(config::Config& config) override {
@@ -71,13 +81,16 @@ class UpVerb final : public Verb {
       return Ok();
     };
     plan.launch = [](const config::ServiceSpec& spec) {
-      return local::ServiceLaunch{.arguments = {"serve", spec.name}, .environment = {}};
+      return local::ServiceLaunch{.arguments = {"serve", spec.name}, .environment = ForServices()};
     };
     if (isatty(STDERR_FILENO) != 0)
       plan.progress = [](std::string_view what) {
         std::fprintf(stderr, "  %.*s\n", static_cast<int>(what.size()), what.data());
       };
-    NOVA_TRY(const auto stack, local::Stack::Start(up_, std::move(plan)));
+    auto started = local::Stack::Start(up_, std::move(plan));
+    // Ctrl-C before it was ready is a wish, and no failure.
+    if (!started && started.error().code() == Code::kCancelled) return kDone;
+    NOVA_TRY(const auto stack, std::move(started));
     const auto password = EnsureDemoUser(*stack);
     if (!password) {
       (void)stack->Stop();

@@ -151,7 +151,7 @@ TEST_F(DatabaseProbeTest, ThePoolerOfTheStackKeepsThePromise) {
   EXPECT_EQ(probe.SettingIsAtLeast("max_client_conn", 1000).value, "1000");
   EXPECT_EQ(probe.PoolsInTransactionMode().value, "1 of 1");
   EXPECT_EQ(probe.DatabasesWithinBudget().note, "identity 15");
-  EXPECT_EQ(probe.BudgetFitsServer().value, "15");
+  EXPECT_EQ(probe.BudgetFitsServer().value, "15 of 180");
   EXPECT_EQ(probe.TrafficPassesPooler().value, "1 of 1");
   EXPECT_THAT(probe.ConnectionsAreTls().note, HasSubstr("TLSv1.3"));
 }
@@ -202,7 +202,7 @@ TEST_F(DatabaseProbeTest, OtherFiguresFail) {
   // 201 of 200, of which 20 are kept.
   const Finding sum = probe.BudgetFitsServer();
   EXPECT_EQ(sum.status, Status::kFail);
-  EXPECT_EQ(sum.value, "201");
+  EXPECT_EQ(sum.value, "201 of 180");
 }
 
 TEST_F(DatabaseProbeTest, EveryReplicaCountsAgainstTheServersLimit) {
@@ -212,7 +212,7 @@ TEST_F(DatabaseProbeTest, EveryReplicaCountsAgainstTheServersLimit) {
   config.topology.pgbouncer_replicas = 13;
   const Finding finding = Ask(config, &DatabaseProbe::BudgetFitsServer);
   EXPECT_EQ(finding.status, Status::kFail);
-  EXPECT_EQ(finding.value, "195");
+  EXPECT_EQ(finding.value, "195 of 180");
 }
 
 TEST_F(DatabaseProbeTest, ADatabaseWithoutALimitFails) {

@@ -207,12 +207,11 @@ Finding DatabaseProbe::BudgetFitsServer() {
   }
   const std::int64_t over_replicas = sum * config_.topology.pgbouncer_replicas;
   const std::int64_t room = *max_connections - config_.topology.postgres_reserved_connections;
-  const std::string figures = std::to_string(sum) + " on each of " +
-                              std::to_string(config_.topology.pgbouncer_replicas) + " replicas; PostgreSQL allows " +
-                              std::to_string(*max_connections) + " and keeps " +
+  const std::string figures = std::to_string(sum) + " times " + std::to_string(config_.topology.pgbouncer_replicas) +
+                              " PgBouncer; PostgreSQL allows " + std::to_string(*max_connections) + " and keeps " +
                               std::to_string(config_.topology.postgres_reserved_connections);
   if (!unlimited.empty()) return Finding::Judge(false, "unlimited", "without a limit: " + unlimited);
-  return Finding::Judge(over_replicas <= room, std::to_string(over_replicas), figures);
+  return Finding::Judge(over_replicas <= room, std::to_string(over_replicas) + " of " + std::to_string(room), figures);
 }
 
 Finding DatabaseProbe::TrafficPassesPooler() {
@@ -314,7 +313,7 @@ Finding DatabaseProbe::AddedLatency() {
   const Duration added = Percentile(measured->through, kP95) - Percentile(measured->around, kP95);
   return Finding::Judge(added < kAddedLatencyLimit, FormatMilliseconds(added),
                         std::to_string(measured->through.size()) + " pairs; through " + Describe(measured->through) +
-                            "; around " + Describe(measured->around));
+                            "; around " + Describe(measured->around) + "; " + DescribeLoad());
 }
 
 }  // namespace nova::audit

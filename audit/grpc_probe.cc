@@ -303,7 +303,7 @@ Finding GrpcProbe::HandshakeP95() {
   const Duration p95 = Percentile(slowest.samples, kP95);
   return Finding::Judge(p95 < kHandshakeLimit, FormatMilliseconds(p95),
                         std::to_string(slowest.samples.size()) + " samples per service; slowest " + slowest.name +
-                            ": " + Describe(slowest.samples));
+                            ": " + Describe(slowest.samples) + "; " + DescribeLoad());
 }
 
 Finding GrpcProbe::HandshakeOverPlaintext() {
@@ -311,9 +311,9 @@ Finding GrpcProbe::HandshakeOverPlaintext() {
   if (!measured) return Finding::NotMeasured(measured.error().ToString());
   const auto& slowest = measured->Slowest();
   const Duration over = Percentile(slowest.samples, kP95) - Percentile(measured->plaintext, kP95);
-  return Finding::Judge(
-      over < kOverPlaintextLimit, FormatMilliseconds(over),
-      slowest.name + " " + Describe(slowest.samples) + "; plaintext " + Describe(measured->plaintext));
+  return Finding::Judge(over < kOverPlaintextLimit, FormatMilliseconds(over),
+                        slowest.name + " " + Describe(slowest.samples) + "; plaintext " +
+                            Describe(measured->plaintext) + "; " + DescribeLoad());
 }
 
 Finding GrpcProbe::ServingAs(bool by_service_name) {

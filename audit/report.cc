@@ -6,11 +6,15 @@
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
 #include <string_view>
+#include <vector>
 
 namespace nova::audit {
 namespace {
 
 using Status = Row::Status;
+
+// Of what stands below a row; an ordinary terminal is wide enough for the figures above it.
+constexpr std::size_t kHowWidth = 100;
 
 constexpr std::string_view kReset = "\033[0m";
 constexpr std::string_view kDim = "\033[2m";
@@ -57,6 +61,20 @@ std::string Aligned(const Cells& cells, const std::array<std::size_t, 4>& widths
   return line;
 }
 
+// Lines of whole words, of kHowWidth where that is possible.
+std::vector<std::string> Wrapped(std::string_view text) {
+  std::vector<std::string> lines;
+  while (text.size() > kHowWidth) {
+    std::size_t end = text.rfind(' ', kHowWidth);
+    if (end == std::string_view::npos) end = text.find(' ');
+    if (end == std::string_view::npos) break;
+    lines.emplace_back(text.substr(0, end));
+    text.remove_prefix(end + 1);
+  }
+  if (!text.empty()) lines.emplace_back(text);
+  return lines;
+}
+
 }  // namespace
 
 std::string ToJson(std::span<const Row> rows) {
@@ -87,7 +105,7 @@ std::string ToTable(std::span<const Row> rows, bool colour) {
   for (const Row& row : rows) {
     const StatusText status = TextOf(row.status);
     text += Aligned(CellsOf(row), widths) + Painted(status.table, status.colour, colour) + "\n";
-    if (!row.how.empty()) text += indent + Painted(row.how, kDim, colour) + "\n";
+    for (const std::string& line : Wrapped(row.how)) text += indent + Painted(line, kDim, colour) + "\n";
   }
   return text + Summary(rows) + "\n";
 }

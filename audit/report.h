@@ -30,7 +30,7 @@ struct Row {
 // are strings. Ends with a newline.
 std::string ToJson(std::span<const Row> rows);
 
-// Two lines per row: the aligned figures, and how. Then Summary(). `colour`: for a terminal only.
+// The aligned figures of each row, and below them how, wrapped. Then Summary(). `colour`: for a terminal only.
 std::string ToTable(std::span<const Row> rows, bool colour);
 
 // "12 passed, 0 failed, 24 not measured"

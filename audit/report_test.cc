@@ -50,6 +50,14 @@ TEST(Report, TableIsAlignedAndEndsWithTheSum) {
             "1 passed, 1 failed, 1 not measured\n");
 }
 
+TEST(Report, ALongExplanationIsWrappedAtWords) {
+  std::vector<Row> rows = SomeRows();
+  rows.resize(1);
+  rows[0].how = std::string(99, 'a') + " " + std::string(2, 'b') + " " + std::string(120, 'c') + " d";
+  EXPECT_THAT(ToTable(rows, false), HasSubstr("PASS\n         " + std::string(99, 'a') + "\n         bb\n         " +
+                                              std::string(120, 'c') + "\n         d\n1 passed"));
+}
+
 TEST(Report, ColourIsForTerminalsOnly) {
   EXPECT_THAT(ToTable(SomeRows(), true), HasSubstr("\033[31mFAIL\033[0m"));
   EXPECT_THAT(ToTable(SomeRows(), false), Not(HasSubstr("\033")));

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
+#include <thread>
 
 namespace nova::audit {
 
@@ -25,6 +27,15 @@ std::string FormatMilliseconds(Duration time) {
 std::string Describe(const std::vector<Duration>& samples) {
   return "p50 " + FormatMilliseconds(Percentile(samples, 0.5)) + " ms, p95 " +
          FormatMilliseconds(Percentile(samples, 0.95)) + " ms";
+}
+
+std::string DescribeLoad() {
+  double minute = 0;
+  if (::getloadavg(&minute, 1) != 1) return {};
+  char text[64];
+  const int size =
+      std::snprintf(text, sizeof text, "load %.1f on %u cores", minute, std::thread::hardware_concurrency());
+  return {text, static_cast<std::size_t>(size)};
 }
 
 }  // namespace nova::audit

@@ -19,4 +19,7 @@ std::string FormatMilliseconds(Duration time);
 // "p50 0.21 ms, p95 0.34 ms"
 std::string Describe(const std::vector<Duration>& samples);
 
+// "load 2.6 on 2 cores" of this machine, without which a slow figure cannot be read; empty if it is not known.
+std::string DescribeLoad();
+
 }  // namespace nova::audit

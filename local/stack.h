@@ -23,12 +23,12 @@
 #include "local/pgbouncer.h"
 #include "local/postgres_server.h"
 #include "local/readiness.h"
-#include "local/stop_signals.h"
 #include "local/supervisor.h"
 #include "nova/base/result.h"
 #include "nova/config/config.h"
 #include "nova/config/topology.h"
 #include "nova/postgres/config.h"
+#include "nova/runtime/stop_signals.h"
 #include "nova/tls/authority.h"
 
 namespace nova::local {
@@ -133,7 +133,7 @@ class Stack {
   const std::int64_t started_at_ms_;
   PostgresBinaries binaries_;
   DataDir folder_;
-  StopSignals signals_;
+  runtime::StopSignals signals_;
   ReadinessProbe probe_;
   std::optional<tls::Authority> authority_;
   Postgres* postgres_ = nullptr;  // owned by supervisor_

@@ -117,7 +117,7 @@ int Serve() {
     std::cout << pooled.error().message() << std::endl;
     return 3;
   }
-  StopSignals signals;
+  runtime::StopSignals signals;
   runtime::Runtime runtime({.threads = 1});
   auto admin = http::MakeAdminServer(runtime, {.address = "127.0.0.1", .port = std::stoi(Variable("NOVA_ADMIN_PORT"))},
                                      {.scrape = [] { return std::string(); },

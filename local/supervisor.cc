@@ -58,7 +58,7 @@ struct Supervisor::Child {
   }
 };
 
-Supervisor::Supervisor(const StopSignals& signals, SupervisorConfig config)
+Supervisor::Supervisor(const runtime::StopSignals& signals, SupervisorConfig config)
     : signals_(signals), config_(std::move(config)) {}
 
 Supervisor::~Supervisor() {

@@ -1,6 +1,6 @@
 // Starts components one after the other, starts a component again whose process ends, and stops all in reverse order.
 //
-//   StopSignals signals;
+//   runtime::StopSignals signals;
 //   Supervisor supervisor(signals, {.changed = [&] { Write(supervisor.States()); }});
 //   NOVA_TRY(supervisor.Start(std::make_unique<PostgresComponent>(...)));   // returns when it is ready
 //   supervisor.Run();                                                       // returns when a signal came
@@ -16,9 +16,9 @@
 
 #include "local/process.h"
 #include "local/state.h"
-#include "local/stop_signals.h"
 #include "nova/base/clock.h"
 #include "nova/base/result.h"
+#include "nova/runtime/stop_signals.h"
 
 namespace nova::local {
 
@@ -61,7 +61,7 @@ struct SupervisorConfig {
 class Supervisor {
  public:
   // `signals` must outlive the supervisor.
-  Supervisor(const StopSignals& signals, SupervisorConfig config);
+  Supervisor(const runtime::StopSignals& signals, SupervisorConfig config);
   // Stops what still runs.
   ~Supervisor();
   Supervisor(const Supervisor&) = delete;
@@ -90,7 +90,7 @@ class Supervisor {
   // Waits until a process ends, a signal comes, or `limit` has passed.
   void WaitForEvent(Duration limit);
 
-  const StopSignals& signals_;
+  const runtime::StopSignals& signals_;
   const SupervisorConfig config_;
   std::vector<std::unique_ptr<Child>> children_;  // in start order
 };

@@ -77,7 +77,7 @@ class SupervisorTest : public ::testing::Test {
 constexpr const char* kServes = "echo ready; exec sleep 1000";
 
 TEST_F(SupervisorTest, StopsInReverseOrderOfTheStart) {
-  StopSignals signals;
+  runtime::StopSignals signals;
   int changes = 0;
   Supervisor supervisor(signals, {.changed = [&] { ++changes; }});
   ASSERT_TRUE(supervisor.Start(Make("first", kServes)));
@@ -94,7 +94,7 @@ TEST_F(SupervisorTest, StopsInReverseOrderOfTheStart) {
 }
 
 TEST_F(SupervisorTest, StartsAgainWhatEndsWithGrowingDelays) {
-  StopSignals signals;
+  runtime::StopSignals signals;
   std::vector<SteadyTime> starts;
   Supervisor* self = nullptr;
   SupervisorConfig config{.restart_delay_min = 40ms, .restart_delay_max = 80ms};
@@ -124,7 +124,7 @@ TEST_F(SupervisorTest, StartsAgainWhatEndsWithGrowingDelays) {
 }
 
 TEST_F(SupervisorTest, BecomesReadyAgainAfterARestart) {
-  StopSignals signals;
+  runtime::StopSignals signals;
   Supervisor* self = nullptr;
   pid_t killed = 0;
   SupervisorConfig config{.restart_delay_min = 10ms};
@@ -146,7 +146,7 @@ TEST_F(SupervisorTest, BecomesReadyAgainAfterARestart) {
 }
 
 TEST_F(SupervisorTest, AnEndWhileStartingSaysWhyAndKeepsTheKindOfError) {
-  StopSignals signals;
+  runtime::StopSignals signals;
   Supervisor supervisor(signals, {});
   auto configuration = supervisor.Start(Make("a", "echo NOVA_X: wrong; exit 2"));
   ASSERT_FALSE(configuration);
@@ -157,7 +157,7 @@ TEST_F(SupervisorTest, AnEndWhileStartingSaysWhyAndKeepsTheKindOfError) {
 }
 
 TEST_F(SupervisorTest, AComponentThatIsNeverReadyIsAnErrorAndIsStopped) {
-  StopSignals signals;
+  runtime::StopSignals signals;
   pid_t pid = 0;
   {
     Supervisor supervisor(signals, {});
@@ -171,7 +171,7 @@ TEST_F(SupervisorTest, AComponentThatIsNeverReadyIsAnErrorAndIsStopped) {
 }
 
 TEST_F(SupervisorTest, ASignalEndsAStartThatWaits) {
-  StopSignals signals;
+  runtime::StopSignals signals;
   Supervisor supervisor(signals, {});
   ::raise(SIGTERM);
   auto started = supervisor.Start(Make("late", "exec sleep 1000"));

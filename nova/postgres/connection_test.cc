@@ -2,7 +2,11 @@
 #include "nova/postgres/connection.h"
 
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/read.hpp>
+#include <boost/asio/write.hpp>
+#include <future>
 #include <gtest/gtest.h>
+#include <thread>
 
 #include "nova/runtime/runtime.h"
 
@@ -10,6 +14,7 @@ namespace nova::postgres {
 namespace {
 
 using namespace std::chrono_literals;
+using namespace std::string_literals;
 using asio::ip::tcp;
 using runtime::Call;
 using runtime::Task;
@@ -118,6 +123,94 @@ TEST_F(ConnectionTest, AMissingAuthorityFileIsUnavailableAndNamed) {
   const Error error = Failure(config, 10s);
   EXPECT_EQ(error.code(), Code::kUnavailable);
   EXPECT_NE(error.detail().find("/nonexistent/ca.crt"), std::string::npos) << error.detail();
+}
+
+// Speaks as much of the protocol as one log-in, one statement and one cancel request need.
+class ScriptedServer {
+ public:
+  // `answer` is sent once the cancel request has arrived.
+  ScriptedServer(asio::io_context& io, std::string answer)
+      : listener_(io), thread_([this, &io, answer = std::move(answer)] { Serve(io, answer); }) {}
+  ~ScriptedServer() { thread_.join(); }
+
+  int port() const { return listener_.port(); }
+
+  static std::string Message(char type, std::string_view body) {
+    return type + Int32(static_cast<std::uint32_t>(body.size() + 4)) + std::string(body);
+  }
+  static std::string Ready() { return Message('Z', "I"); }
+
+ private:
+  static constexpr std::uint32_t kPid = 4711;
+  static constexpr std::uint32_t kKey = 0xc0ffee;
+  static constexpr std::uint32_t kCancelRequest = 80877102;
+
+  static std::string Int32(std::uint32_t value) {
+    std::string bytes;
+    for (int shift = 24; shift >= 0; shift -= 8) bytes += static_cast<char>(value >> shift);
+    return bytes;
+  }
+
+  void Serve(asio::io_context& io, const std::string& answer) {
+    boost::system::error_code ignored;
+    tcp::socket session(io);
+    listener_.acceptor.accept(session, ignored);
+    std::array<char, 4096> buffer{};
+    session.read_some(asio::buffer(buffer), ignored);
+    asio::write(session, asio::buffer(Message('R', Int32(0)) + Message('K', Int32(kPid) + Int32(kKey)) + Ready()),
+                ignored);
+    session.read_some(asio::buffer(buffer), ignored);
+    {
+      tcp::socket cancel(io);
+      listener_.acceptor.accept(cancel, ignored);
+      std::string request;
+      asio::read(cancel, asio::dynamic_buffer(request), asio::transfer_exactly(16), ignored);
+      EXPECT_EQ(request, Int32(16) + Int32(kCancelRequest) + Int32(kPid) + Int32(kKey));
+    }
+    asio::write(session, asio::buffer(answer), ignored);
+    // Until the client closes.
+    asio::read(session, asio::buffer(buffer), ignored);
+  }
+
+  Listener listener_;
+  std::thread thread_;
+};
+
+class CancelTest : public ConnectionTest {
+ protected:
+  // Lets a statement run into its deadline at a server that sends `answer` after the cancel request. Returns whether
+  // the connection can be used afterwards.
+  bool UsableAfter(std::string answer) {
+    ScriptedServer server(runtime_.io(), std::move(answer));
+    const auto usable = runtime_.RunBlocking<bool>(10s, [&](Call& call) -> Task<bool> {
+      NOVA_CO_TRY(const auto connection, co_await Connection::Open(call, To(server.port()), 5s, canceller_));
+      Call limited(call, 50ms);
+      const auto rows = co_await connection->Query(limited, {"test", "SELECT 1"}, {});
+      EXPECT_FALSE(rows.ok());
+      if (!rows) EXPECT_EQ(rows.error().code(), Code::kDeadlineExceeded);
+      co_return connection->usable();
+    });
+    EXPECT_TRUE(usable.ok()) << usable.error().ToString();
+    return usable.ok() && *usable;
+  }
+};
+
+TEST_F(CancelTest, AConfirmedCancelKeepsTheConnection) {
+  const std::string fields = "SERROR\0C57014\0Mcanceling statement\0\0"s;
+  EXPECT_TRUE(UsableAfter(ScriptedServer::Message('E', fields) + ScriptedServer::Ready()));
+}
+
+// The request may still be on its way, and would hit the next statement.
+TEST_F(CancelTest, ACancelThatCameTooLateCostsTheConnection) {
+  const std::string done = "SELECT 0\0"s;
+  EXPECT_FALSE(UsableAfter(ScriptedServer::Message('1', "") + ScriptedServer::Message('2', "") +
+                           ScriptedServer::Message('n', "") + ScriptedServer::Message('C', done) +
+                           ScriptedServer::Ready()));
+}
+
+TEST_F(CancelTest, AnotherErrorIsNoConfirmation) {
+  const std::string fields = "SERROR\0C22012\0Mdivision by zero\0\0"s;
+  EXPECT_FALSE(UsableAfter(ScriptedServer::Message('E', fields) + ScriptedServer::Ready()));
 }
 
 TEST_F(ConnectionTest, AnEndedCallConnectsNowhere) {

@@ -43,8 +43,9 @@ struct MigrationReport {
 // Errors: INVALID_ARGUMENT if the list is not ascending; FAILED_PRECONDITION, naming the migration, if an applied one
 // has changed since, if one is older than the newest applied and was never applied, or if one fails (then it left
 // nothing behind, and those before it are kept); ABORTED if a lock on a table in use was not had in time; UNAVAILABLE
-// if the database cannot be reached; the end of the call. Deadline: the call's alone. Cancellation: cancels the
-// statement in the server; the migration is rolled back.
+// if the database cannot be reached; the end of the call.
+//
+// Deadline: the call's alone. Cancellation: cancels the statement in the server; the migration is rolled back.
 runtime::Task<MigrationReport> Migrate(runtime::Call& call, ConnectionConfig direct,
                                        std::span<const Migration> migrations);
 

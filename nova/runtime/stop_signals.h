@@ -4,7 +4,7 @@
 #include <array>
 #include <csignal>
 
-namespace nova::local {
+namespace nova::runtime {
 
 // One at a time in a process. Handlers and not a signal mask: threads that exist already, a log's for example, would
 // not have the mask, and one of them would take the signal and end the process.
@@ -19,6 +19,8 @@ class StopSignals {
   // Readable from the first signal on.
   int descriptor() const { return descriptor_; }
   bool received() const;
+  // Blocks the calling thread, main, until the first signal.
+  void Await() const;
 
  private:
   static constexpr std::array kSignals{SIGINT, SIGTERM, SIGHUP};
@@ -28,4 +30,4 @@ class StopSignals {
   struct sigaction pipe_before_{};
 };
 
-}  // namespace nova::local
+}  // namespace nova::runtime

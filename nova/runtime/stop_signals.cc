@@ -1,4 +1,4 @@
-#include "local/stop_signals.h"
+#include "nova/runtime/stop_signals.h"
 
 #include <atomic>
 #include <cerrno>
@@ -8,7 +8,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-namespace nova::local {
+namespace nova::runtime {
 namespace {
 
 // What the handler writes to; a handler has no other way to know.
@@ -47,4 +47,10 @@ bool StopSignals::received() const {
   return ::poll(&look, 1, 0) == 1;
 }
 
-}  // namespace nova::local
+void StopSignals::Await() const {
+  pollfd look{.fd = descriptor_, .events = POLLIN, .revents = 0};
+  while (::poll(&look, 1, -1) != 1) {
+  }
+}
+
+}  // namespace nova::runtime

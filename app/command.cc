@@ -53,7 +53,14 @@ ExitCode ExitCodeOf(const Error& error) {
 std::string Describe(const Error& error) {
   std::string text = error.message();
   if (!error.detail().empty()) text += " (" + error.detail() + ")";
-  return telemetry::Redact(text);
+  // One line, whatever a library or a file put into it: a run of control characters becomes one space.
+  std::string line;
+  for (const char c : telemetry::Redact(text)) {
+    const bool control = static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+    if (!control) line += c;
+    if (control && !line.ends_with(' ')) line += ' ';
+  }
+  return line;
 }
 
 }  // namespace nova::app

@@ -25,6 +25,15 @@ using runtime::Task;
 // Longest the whole scenario may take.
 constexpr std::chrono::seconds kDemoLimit{60};
 
+// What a step makes of an answer that came.
+struct Verdict {
+  bool as_expected = true;
+  std::string words;
+};
+
+template <class Response>
+using Judge = std::function<Verdict(const Response&)>;
+
 struct Step {
   std::string what;
   bool passed = false;
@@ -45,25 +54,25 @@ class DemoVerb final : public Verb {
 
  private:
   Task<void> Scenario(Call& call, rpc::Client& identity);
-  // Runs one step and records it. `observe` judges the outcome and puts it into words.
+  // Runs one step, judges and records it.
   template <class Response, class Request>
   Task<Response> Do(Call& call, rpc::Client& client, rpc::UnaryMethod<Request, Response> method, const Request& request,
-                    std::string what, Code expected, std::function<std::string(const Response&)> observe = {},
-                    rpc::InvokeOptions options = {});
+                    std::string what, Code expected, Judge<Response> judge = {}, rpc::InvokeOptions options = {});
   void Print(const Step& step) const;
 
   bool json_ = false;
   std::string target_;
   StackAccess access_{"operator"};
   telemetry::Metrics metrics_;
-  runtime::Runtime runtime_;
   std::vector<Step> steps_;
+  // If set: the words in which the next step must be refused.
+  std::string refused_alike_;
 };
 
 template <class Response, class Request>
 Task<Response> DemoVerb::Do(Call& call, rpc::Client& client, rpc::UnaryMethod<Request, Response> method,
-                            const Request& request, std::string what, Code expected,
-                            std::function<std::string(const Response&)> observe, rpc::InvokeOptions options) {
+                            const Request& request, std::string what, Code expected, Judge<Response> judge,
+                            rpc::InvokeOptions options) {
   const SteadyTime begin = Clock::System().Now();
   auto response = co_await client.Invoke(call, method, request, options);
   const std::chrono::duration<double, std::milli> took = Clock::System().Now() - begin;
@@ -71,11 +80,15 @@ Task<Response> DemoVerb::Do(Call& call, rpc::Client& client, rpc::UnaryMethod<Re
   // An unreachable stack is no failed promise; it ends the demo with an exit code of its own.
   if (got == Code::kUnavailable && steps_.empty()) co_return response.error();
   Step step{.what = std::move(what), .passed = got == expected, .milliseconds = took.count(), .observed = {}};
-  if (!response)
+  if (!response) {
     step.observed = std::string(CodeName(got)) + ": " + response.error().message();
-  else
-    step.observed = observe ? observe(*response) : "OK";
-  if (!step.passed) step.observed += " (expected " + std::string(CodeName(expected)) + ")";
+    if (!refused_alike_.empty() && response.error().message() != refused_alike_) step.passed = false;
+  } else {
+    const Verdict verdict = judge ? judge(*response) : Verdict{.words = "OK"};
+    step.observed = verdict.words;
+    step.passed = step.passed && verdict.as_expected;
+  }
+  if (got != expected) step.observed += " (expected " + std::string(CodeName(expected)) + ")";
   steps_.push_back(step);
   Print(step);
   co_return response;
@@ -89,20 +102,19 @@ Task<void> DemoVerb::Scenario(Call& call, rpc::Client& client) {
   registration.set_username("demo_" + tag);
   registration.set_password("correct horse " + tag);
   registration.set_idempotency_key(Uuid::New().ToString());
-  const std::function<std::string(const RegisterResponse&)> account_made = [](const RegisterResponse& response) {
-    return "account " + response.account().id();
+  const Judge<RegisterResponse> account_made = [](const RegisterResponse& response) {
+    return Verdict{.as_expected = Uuid::Parse(response.account().id()).ok(),
+                   .words = "account " + response.account().id()};
   };
   NOVA_CO_TRY(const RegisterResponse made, co_await Do(call, client, Methods::kRegister, registration,
                                                        "register a new account", Code::kOk, account_made));
 
-  const std::function<std::string(const RegisterResponse&)> same_account = [&](const RegisterResponse& response) {
-    return response.account().id() == made.account().id() ? std::string("the same account")
-                                                          : "another account: " + response.account().id();
+  const Judge<RegisterResponse> same_account = [&](const RegisterResponse& response) {
+    const bool same = response.account().id() == made.account().id();
+    return Verdict{.as_expected = same, .words = same ? "the same account" : "another: " + response.account().id()};
   };
-  NOVA_CO_TRY(const RegisterResponse repeated,
-              co_await Do(call, client, Methods::kRegister, registration, "repeat the request, as after a lost answer",
+  NOVA_CO_TRY(co_await Do(call, client, Methods::kRegister, registration, "repeat the request, as after a lost answer",
                           Code::kOk, same_account));
-  if (repeated.account().id() != made.account().id()) steps_.back().passed = false;
 
   RegisterRequest rival = registration;
   rival.set_email("rival-" + tag + "@example.com");
@@ -112,24 +124,25 @@ Task<void> DemoVerb::Scenario(Call& call, rpc::Client& client) {
   LoginRequest login;
   login.set_identifier(registration.email());
   login.set_password(registration.password());
-  const std::function<std::string(const LoginResponse&)> token_given = [](const LoginResponse& response) {
-    return "access token of " + std::to_string(response.access_token().size()) + " bytes";
+  const Judge<LoginResponse> token_given = [&](const LoginResponse& response) {
+    return Verdict{.as_expected = response.account_id() == made.account().id(),
+                   .words = "access token of " + std::to_string(response.access_token().size()) + " bytes"};
   };
   NOVA_CO_TRY(const LoginResponse session,
               co_await Do(call, client, Methods::kLogin, login, "log in", Code::kOk, token_given));
 
   VerifyTokenRequest verify;
   verify.set_access_token(session.access_token());
-  const std::function<std::string(const VerifyTokenResponse&)> verified = [&](const VerifyTokenResponse& response) {
-    return response.account_id() == made.account().id() ? "it names the account" : "it names " + response.account_id();
+  const Judge<VerifyTokenResponse> verified = [&](const VerifyTokenResponse& response) {
+    const bool same = response.account_id() == made.account().id();
+    return Verdict{.as_expected = same, .words = same ? "it names the account" : "it names " + response.account_id()};
   };
-  NOVA_CO_TRY(const VerifyTokenResponse claims,
-              co_await Do(call, client, Methods::kVerifyToken, verify, "verify the token", Code::kOk, verified));
-  if (claims.account_id() != made.account().id()) steps_.back().passed = false;
+  NOVA_CO_TRY(co_await Do(call, client, Methods::kVerifyToken, verify, "verify the token", Code::kOk, verified));
 
   const Secret<> token(session.access_token());
-  const std::function<std::string(const GetAccountResponse&)> own = [&](const GetAccountResponse& response) {
-    return "'" + response.account().username() + "', taken from the token";
+  const Judge<GetAccountResponse> own = [&](const GetAccountResponse& response) {
+    return Verdict{.as_expected = response.account().id() == made.account().id(),
+                   .words = "'" + response.account().username() + "', taken from the token"};
   };
   const GetAccountRequest nothing;
   NOVA_CO_TRY(co_await Do(call, client, Methods::kGetAccount, nothing, "read the own account", Code::kOk, own,
@@ -138,10 +151,13 @@ Task<void> DemoVerb::Scenario(Call& call, rpc::Client& client) {
 
   LoginRequest wrong = login;
   wrong.set_password("not the password");
-  (void)co_await Do(call, client, Methods::kLogin, wrong, "log in with a wrong password", Code::kUnauthenticated);
+  const auto refused =
+      co_await Do(call, client, Methods::kLogin, wrong, "log in with a wrong password", Code::kUnauthenticated);
   LoginRequest nobody = login;
   nobody.set_identifier("nobody-" + tag + "@example.com");
+  if (!refused) refused_alike_ = refused.error().message();
   (void)co_await Do(call, client, Methods::kLogin, nobody, "log in as nobody: same answer", Code::kUnauthenticated);
+  refused_alike_.clear();
 
   VerifyTokenRequest tampered = verify;
   // One character of the payload, which lies between the two dots.
@@ -156,8 +172,9 @@ Task<void> DemoVerb::Scenario(Call& call, rpc::Client& client) {
   (void)co_await Do(call, client, Methods::kRegister, malformed, "register with a malformed email",
                     Code::kInvalidArgument);
 
-  const std::function<std::string(const GetJwksResponse&)> keys = [](const GetJwksResponse& response) {
-    return std::to_string(response.jwks().size()) + " bytes of public keys";
+  const Judge<GetJwksResponse> keys = [](const GetJwksResponse& response) {
+    return Verdict{.as_expected = response.jwks().find("\"keys\"") != std::string::npos,
+                   .words = std::to_string(response.jwks().size()) + " bytes of public keys"};
   };
   const GetJwksRequest ask_keys;
   NOVA_CO_TRY(co_await Do(call, client, Methods::kGetJwks, ask_keys, "fetch the public keys", Code::kOk, keys));
@@ -179,7 +196,8 @@ Result<ExitCode> DemoVerb::Run() {
   if (target_.empty()) target_ = access_.Target("identity");
   NOVA_TRY(const auto me, access_.Identity(metrics_));
   rpc::Client client(metrics_, {.principal = "identity", .target = target_}, me);
-  const auto outcome = runtime_.RunBlocking<void>(kDemoLimit, [&](Call& call) { return Scenario(call, client); });
+  runtime::Runtime runtime;
+  const auto outcome = runtime.RunBlocking<void>(kDemoLimit, [&](Call& call) { return Scenario(call, client); });
   if (!outcome && steps_.empty())
     return Error(outcome.error()).WithContext("asking identity at " + target_ + "; is `nova up` running?");
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "app/command.h"
+#include "nova/rpc/grpc_log.h"
 #include "nova/tls/protocol.h"
 
 namespace nova::app {
@@ -34,6 +35,7 @@ int Main(int argc, char** argv) {
 
   // A peer that goes away is an error of that write, not the end of the process.
   std::signal(SIGPIPE, SIG_IGN);
+  rpc::LogGrpcThroughTelemetry();
   if (const auto tls = tls::RequireTls13(); !tls) return Fail(*command, tls.error());
 
   config::Config config(config::Sources::FromProcess(argc - 2, argv + 2));

@@ -31,16 +31,24 @@ class IdentityModule final : public Module {
           "NOVA_AUTH_JWT_SIGNING_KEY_FILE");
     NOVA_TRY(hasher_, auth::PasswordHasher::Create(config_.password, metrics));
     pool_.emplace(runtime, metrics, config_.database);
+    health_pool_.emplace(runtime, metrics, postgres::ForHealth(config_.database));
     store_.emplace(*pool_);
     verifier_.emplace(config_.jwt, keys.verification);
     service_.emplace(*store_, *hasher_, config_.jwt, auth::JwtSigner(*std::move(keys.signing)), *verifier_, metrics);
     return Ok();
   }
 
-  Task<void> Connect(Call& call) override { co_return co_await pool_->Ping(call); }
+  Task<void> Connect(Call& call) override {
+    auto answered = co_await health_pool_->Ping(call);
+    if (answered) co_return Ok();
+    const postgres::ConnectionConfig& database = config_.database.connection;
+    co_return std::move(answered).error().WithContext("at " + database.host + ":" + std::to_string(database.port) +
+                                                      "; is it up, and are NOVA_POSTGRES_HOST, NOVA_POSTGRES_PORT, "
+                                                      "NOVA_POSTGRES_USER and NOVA_POSTGRES_PASSWORD right?");
+  }
 
   void AddDependencies(health::Monitor& monitor) override {
-    monitor.AddHard("postgres", [this](Call& call) { return pool_->Ping(call); });
+    monitor.AddHard("postgres", [this](Call& call) { return health_pool_->Ping(call); });
   }
 
   std::vector<rpc::Service> Services() override {
@@ -59,13 +67,17 @@ class IdentityModule final : public Module {
   Result<void> Close(Duration limit) override {
     service_.reset();
     hasher_.reset();  // its threads wake tasks of the runtime
-    return pool_ ? pool_->Close(limit) : Ok();
+    if (!pool_) return Ok();
+    const auto closed = pool_->Close(limit);
+    NOVA_TRY(health_pool_->Close(limit));
+    return closed;
   }
 
  private:
   identity::IdentityConfig config_;
   std::unique_ptr<auth::PasswordHasher> hasher_;
   std::optional<postgres::Pool> pool_;
+  std::optional<postgres::Pool> health_pool_;
   std::optional<identity::Store> store_;
   std::optional<auth::JwtVerifier> verifier_;
   std::optional<identity::Service> service_;

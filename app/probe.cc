@@ -44,7 +44,8 @@ class ProbeVerb final : public Verb {
     rpc::Client client(metrics_, {.principal = service_, .target = target_}, identity);
     v1::HealthCheckRequest request;
     request.set_service(name_);
-    const auto answer = runtime_.RunBlocking<v1::HealthCheckResponse>(
+    runtime::Runtime runtime({.threads = 1});
+    const auto answer = runtime.RunBlocking<v1::HealthCheckResponse>(
         timeout_, [&](Call& call) { return client.Invoke(call, v1::HealthMethods::kCheck, request); });
     if (!answer) return Error(answer.error()).WithContext("asking " + service_ + " at " + target_);
     const bool serving = answer->status() == v1::HealthCheckResponse::SERVING;
@@ -59,7 +60,6 @@ class ProbeVerb final : public Verb {
   std::chrono::milliseconds timeout_ = std::chrono::seconds(1);
   StackAccess access_{"probe"};
   telemetry::Metrics metrics_;
-  runtime::Runtime runtime_{{.threads = 1}};
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 // `nova serve <service>`: one service, one process, until SIGTERM.
 #include <chrono>
+#include <cstdlib>
 #include <set>
 #include <string>
 
@@ -25,6 +26,8 @@ using std::chrono::seconds;
 
 // How long the parts of a process that has drained may take to end.
 constexpr seconds kStopLimit{5};
+// From one attempt to reach a dependency at start to the next.
+constexpr std::chrono::milliseconds kConnectRetryDelay{200};
 
 class ServeVerb final : public Verb {
  public:
@@ -40,6 +43,9 @@ class ServeVerb final : public Verb {
     config.Field(
         "serve.startup_limit", startup_limit_,
         {.help = "how long hard dependencies may take to answer first", .min = seconds(1), .max = seconds(600)});
+    config.Field(
+        "serve.drain_delay", drain_delay_,
+        {.help = "from not ready to the first refused call; callers need it to turn away", .max = seconds(60)});
     // Without a name yet (help, and the list of known variables) every service's settings are shown.
     for (const ModuleEntry& entry : Modules()) {
       if (!service_.empty() && entry.name != service_) continue;
@@ -53,6 +59,10 @@ class ServeVerb final : public Verb {
 
  private:
   Result<rpc::ServerSecurity> Security(std::unique_ptr<tls::IdentityPublisher>& publisher);
+  // From the first contact with the dependencies to the end of the last call.
+  Result<void> Serve(runtime::Runtime& runtime, runtime::Scope& background, tls::IdentityPublisher* publisher,
+                     rpc::ServerSecurity security, const runtime::StopSignals& stop);
+  Result<void> AwaitDependencies(runtime::Runtime& runtime, const runtime::StopSignals& stop);
 
   std::string service_;
   config::AppEnv app_env_ = config::AppEnv::kDevelopment;
@@ -63,9 +73,10 @@ class ServeVerb final : public Verb {
   http::AdminConfig admin_;
   health::HealthConfig health_;
   std::chrono::milliseconds startup_limit_ = seconds(10);
+  std::chrono::milliseconds drain_delay_ = seconds(1);
+  telemetry::Metrics metrics_;  // outlives the module's pools
   std::unique_ptr<Module> module_;
   std::vector<std::unique_ptr<Module>> unnamed_;
-  telemetry::Metrics metrics_;
 };
 
 Result<rpc::ServerSecurity> ServeVerb::Security(std::unique_ptr<tls::IdentityPublisher>& publisher) {
@@ -98,57 +109,77 @@ Result<ExitCode> ServeVerb::Run() {
   std::unique_ptr<tls::IdentityPublisher> publisher;
   NOVA_TRY(auto security, Security(publisher));
   NOVA_TRY(module_->Build(runtime, metrics_));
-  // The pools of a module have work of their own under way, so from here on every path closes it.
-  const auto run = [&]() -> Result<void> {
-    NOVA_TRY(runtime.RunBlocking<void>(startup_limit_, [&](runtime::Call& call) { return module_->Connect(call); }));
-
-    health::Monitor monitor(metrics_, health_);
-    module_->AddDependencies(monitor);
-    rpc::Server server(runtime, metrics_, server_, std::move(security));
-    std::set<std::string> names;
-    for (rpc::Service& service : module_->Services()) {
-      names.insert(service.name());
-      server.Add(std::move(service));
-    }
-    rpc::Service health = health::MakeHealthService(monitor, names);
-    names.insert(health.name());
-    server.Add(std::move(health));
-    server.Add(rpc::MakeReflectionService({names.begin(), names.end()}));
-    const auto admin =
-        http::MakeAdminServer(runtime, admin_,
-                              {.scrape = [this] { return metrics_.Scrape(); },
-                               .readiness =
-                                   [&monitor] {
-                                     const health::Snapshot snapshot = monitor.Get();
-                                     return http::Readiness{.ok = snapshot.serving, .json = snapshot.ToJson()};
-                                   },
-                               .status = [&monitor] { return monitor.Get().ToJson(); }});
-
-    NOVA_TRY(server.Start());
-    const auto admin_started = admin->Start();
-    if (admin_started) {
-      if (publisher) publisher->Watch(background);
-      monitor.Start(background);
-      telemetry::LogInfo("serving", {{"grpc_port", server.port()},
-                                     {"admin_port", admin->port()},
-                                     {"mtls", tls_.enabled() && tls_.require_client_cert},
-                                     {"app_env", config::AppEnvName(app_env_)}});
-      stop.Await();
-      telemetry::LogInfo("stopping");
-      // Not ready first, so that nobody sends more; then the calls under way; then what they stood on.
-      monitor.Drain();
-      server.Stop();
-      (void)admin->Stop(kStopLimit);
-    }
-    (void)background.Stop(kStopLimit);
-    return admin_started;
-  };
-  const auto ran = run();
-  (void)background.Stop(kStopLimit);
-  (void)module_->Close(kStopLimit);
+  // The module's pools have work of their own under way, so from here on every path closes it.
+  const auto ran = Serve(runtime, background, publisher.get(), std::move(security), stop);
+  const auto stopped = background.Stop(kStopLimit);
+  const auto closed = module_->Close(kStopLimit);
+  // What ignores its end cannot be taken apart safely under its feet.
+  for (const auto* result : {&stopped, &closed}) {
+    if (*result) continue;
+    telemetry::LogError("stopping took too long; ending at once", {{"error", result->error()}});
+    telemetry::ShutdownLogging();
+    std::_Exit(kCheckFailed);
+  }
+  module_.reset();
   NOVA_TRY(ran);
   telemetry::LogInfo("stopped");
   return kDone;
+}
+
+Result<void> ServeVerb::Serve(runtime::Runtime& runtime, runtime::Scope& background, tls::IdentityPublisher* publisher,
+                              rpc::ServerSecurity security, const runtime::StopSignals& stop) {
+  NOVA_TRY(AwaitDependencies(runtime, stop));
+  if (stop.received()) return Ok();
+
+  health::Monitor monitor(metrics_, health_);
+  module_->AddDependencies(monitor);
+  rpc::Server server(runtime, metrics_, server_, std::move(security));
+  std::set<std::string> names;
+  for (rpc::Service& service : module_->Services()) {
+    names.insert(service.name());
+    server.Add(std::move(service));
+  }
+  server.Add(health::MakeHealthService(monitor, names));
+  server.Add(rpc::MakeReflectionService({names.begin(), names.end()}));
+  const auto admin =
+      http::MakeAdminServer(runtime, admin_,
+                            {.scrape = [this] { return metrics_.Scrape(); },
+                             .readiness =
+                                 [&monitor] {
+                                   const health::Snapshot snapshot = monitor.Get();
+                                   return http::Readiness{.ok = snapshot.serving, .json = snapshot.ToJson()};
+                                 },
+                             .status = [&monitor] { return monitor.Get().ToJson(); }});
+
+  NOVA_TRY(server.Start());
+  NOVA_TRY(admin->Start());
+  if (publisher != nullptr) publisher->Watch(background);
+  monitor.Start(background);
+  telemetry::LogInfo("serving", {{"grpc_port", server.port()},
+                                 {"admin_port", admin->port()},
+                                 {"mtls", tls_.enabled() && tls_.require_client_cert},
+                                 {"app_env", config::AppEnvName(app_env_)}});
+  stop.Await();
+  telemetry::LogInfo("stopping");
+  // Not ready first; then time for callers to see that; then the calls under way; then what they stood on.
+  monitor.Drain();
+  NOVA_TRY(runtime.RunBlocking<void>(Duration::max(),
+                                     [&](runtime::Call& call) { return runtime::Sleep(call, drain_delay_); }));
+  server.Stop();
+  NOVA_TRY(admin->Stop(kStopLimit));
+  return background.Stop(kStopLimit);  // its probes use the monitor
+}
+
+Result<void> ServeVerb::AwaitDependencies(runtime::Runtime& runtime, const runtime::StopSignals& stop) {
+  return runtime.RunBlocking<void>(startup_limit_, [&](runtime::Call& call) -> runtime::Task<void> {
+    for (;;) {
+      // A pooler that is being replaced refuses connections for a moment; a wrong password will stay wrong.
+      const auto connected = co_await module_->Connect(call);
+      if (connected || stop.received()) co_return Ok();
+      if (connected.error().code() != Code::kUnavailable) co_return connected.error();
+      if (!co_await runtime::Sleep(call, kConnectRetryDelay)) co_return connected.error();
+    }
+  });
 }
 
 }  // namespace

@@ -248,7 +248,8 @@ TEST_F(DatabaseProbeTest, ARoleThatMayNotSeeOthersMeasuresNothing) {
   AuditConfig config = Good();
   // The service's own role lacks pg_monitor; somebody else's connection is there to be hidden from it.
   config.direct = Servers().Direct(kDatabase);
-  DatabaseProbe others(runtime_, Good());
+  const AuditConfig good = Good();
+  DatabaseProbe others(runtime_, good);
   ASSERT_NE(others.AddedLatency().status, Status::kNotMeasured);
   const Finding finding = Ask(config, &DatabaseProbe::TrafficPassesPooler);
   EXPECT_EQ(finding.status, Status::kNotMeasured) << finding.value;

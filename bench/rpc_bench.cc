@@ -245,7 +245,8 @@ int Run(const Options& options) {
 
 int main(int argc, char** argv) {
   nova::bench::Options options;
-  nova::config::Config config(nova::config::Sources::FromProcess(argc - 1, argv + 1));
+  // Settings of the product are no business of a benchmark.
+  nova::config::Config config({.args = {argv + 1, argv + argc}, .environment = {}});
   config.Field("bench.rounds", options.rounds, {.help = "rounds counted", .flag = "rounds", .min = 1, .max = 100});
   config.Field("bench.calls", options.calls, {.help = "calls per server and round", .flag = "calls", .min = 100});
   config.Field("bench.json", options.json, {.help = "print the figures as JSON, last", .flag = "json"});
@@ -261,5 +262,10 @@ int main(int argc, char** argv) {
     return 2;
   }
   if (!options.server.empty()) return nova::bench::RunServer(options.server, options.certificates);
-  return nova::bench::Run(options);
+  try {
+    return nova::bench::Run(options);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "bench_rpc: %s\n", error.what());
+    return 1;
+  }
 }

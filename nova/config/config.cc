@@ -666,8 +666,8 @@ std::optional<std::string> Config::State::UnknownKey() const {
   for (const auto& entry : file_values) {
     const auto& [key, value] = entry;
     if (bound_keys.contains(key) || (value.is_null && IsSection(key))) continue;
-    const bool known = std::ranges::any_of(known_keys, [&key](const std::string& other) {
-      return key == other || key.starts_with(other + ".") || other.starts_with(key + ".");
+    const bool known = std::ranges::any_of(known_keys, [&](const std::string& other) {
+      return key == other || key.starts_with(other + ".") || (value.is_null && other.starts_with(key + "."));
     });
     if (!known && (first == nullptr || value.line < first->second.line)) first = &entry;
   }

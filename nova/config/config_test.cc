@@ -363,6 +363,19 @@ TEST(Config, SettingsOfOthersAreNoMistakes) {
   EXPECT_TRUE(finished) << finished.error().message();
 }
 
+TEST(Config, ASectionGivenAsAValueIsAMistakeAlsoWhenOthersHaveThatSection) {
+  Pool pool;
+  Config all({});
+  Bind(all, pool);
+  const TempFile file("postgres: identity\n");
+  Config config({.args = {"--config", file.path()}});
+  config.KnowKeys(all.keys());
+  Bind(config, pool);
+  const auto finished = config.Finish();
+  ASSERT_FALSE(finished);
+  EXPECT_EQ(finished.error().message(), file.path() + ":1: postgres is a section; put its settings beneath it");
+}
+
 TEST(Config, ARequiredSettingIsAskedForByAllItsNames) {
   std::string url;
   Config config({});

@@ -57,10 +57,7 @@ void Monitor::Add(std::string name, bool hard, Probe probe) {
 }
 
 void Monitor::Start(runtime::Scope& scope) {
-  {
-    std::lock_guard lock(mutex_);
-    (void)UpdateLocked();  // nobody waits yet
-  }
+  Update([] {});
   for (const auto& dependency : dependencies_) {
     scope.Spawn("health probe of " + dependency->name,
                 [this, &dependency = *dependency](Call& call) { return ProbeLoop(call, dependency); });
@@ -70,65 +67,68 @@ void Monitor::Start(runtime::Scope& scope) {
 Task<void> Monitor::ProbeLoop(Call& call, Dependency& dependency) {
   for (;;) {
     const SteadyTime started = Clock::System().Now();
+    bool late = false;
     Result<void> result;
     {
       Call probe(call, config_.timeout);
+      // The probe may need longer than its deadline to end: a statement is cancelled in the server too. What counts is
+      // that there was no answer in time, and that is known now.
+      const runtime::CancelHook deadline(probe, [&](const Error& reason) {
+        late = true;
+        if (call.Check()) Observe(dependency, reason);
+      });
       result = co_await dependency.probe(probe);
     }
     NOVA_CO_TRY(call.Check());
-    Observe(dependency, result);
-    // A probe that took its whole timeout does not shift the next one.
+    if (!late) Observe(dependency, result);
+    // Probes begin a period apart, however long each took.
     NOVA_CO_TRY(co_await runtime::Sleep(call, started + config_.period - Clock::System().Now()));
   }
 }
 
 void Monitor::Observe(Dependency& dependency, const Result<void>& result) {
-  std::vector<OneShot<bool>> to_wake;
   bool changed = false;
   bool healthy = false;
-  {
-    std::lock_guard lock(mutex_);
-    dependency.cause = result ? std::string() : result.error().ToString();
+  Update([&] {
     changed = dependency.state.Observe(result.ok());
     healthy = dependency.state.healthy();
-    to_wake = UpdateLocked();
-  }
+    // While unhealthy the last failure stays the cause, also when a success begins the way back.
+    if (!result)
+      dependency.cause = result.error().ToString();
+    else if (healthy)
+      dependency.cause.clear();
+  });
   if (!result) dependency.failures->Increment();
   dependency.healthy_metric->Set(healthy ? 1 : 0);
-  if (changed) {
-    const auto level = healthy ? telemetry::Level::kInfo : telemetry::Level::kError;
-    telemetry::Log(level, healthy ? "dependency is healthy" : "dependency is lost",
-                   {{"dependency", dependency.name},
-                    {"hard", dependency.hard},
-                    {"cause", result ? std::string() : result.error().ToString()}});
-  }
-  for (const auto& waiter : to_wake) (void)waiter.TrySet(true);
+  if (!changed) return;
+  const auto level = healthy ? telemetry::Level::kInfo : telemetry::Level::kError;
+  telemetry::Log(level, healthy ? "dependency is healthy" : "dependency is lost",
+                 {{"dependency", dependency.name},
+                  {"hard", dependency.hard},
+                  {"cause", result ? std::string() : result.error().ToString()}});
 }
 
 void Monitor::Drain() {
+  Update([this] { draining_ = true; });
+}
+
+void Monitor::Update(const std::function<void()>& change) {
   std::vector<OneShot<bool>> to_wake;
   {
     std::lock_guard lock(mutex_);
-    const bool was_draining = std::exchange(draining_, true);
-    to_wake = UpdateLocked();
-    // Also news for those who watch a process that did not serve anyway: it will not come back.
-    if (to_wake.empty() && !was_draining) {
-      ++version_;
-      to_wake = std::exchange(waiters_, {});
-    }
+    const bool was_draining = draining_;
+    change();
+    bool serving = !draining_;
+    for (const auto& dependency : dependencies_)
+      serving = serving && (!dependency->hard || dependency->state.healthy());
+    serving_metric_.Set(serving ? 1 : 0);
+    if (serving == serving_ && draining_ == was_draining) return;
+    if (serving != serving_) flips_metric_.Increment();
+    serving_ = serving;
+    ++version_;
+    to_wake = std::exchange(waiters_, {});
   }
   for (const auto& waiter : to_wake) (void)waiter.TrySet(true);
-}
-
-std::vector<OneShot<bool>> Monitor::UpdateLocked() {
-  bool serving = !draining_;
-  for (const auto& dependency : dependencies_) serving = serving && (!dependency->hard || dependency->state.healthy());
-  serving_metric_.Set(serving ? 1 : 0);
-  if (serving == serving_) return {};
-  serving_ = serving;
-  ++version_;
-  flips_metric_.Increment();
-  return std::exchange(waiters_, {});
 }
 
 Snapshot Monitor::Get() const {

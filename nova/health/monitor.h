@@ -39,7 +39,7 @@ struct DependencyStatus {
   std::string name;
   bool hard = true;
   bool healthy = false;
-  // Why the last probe failed; empty if it succeeded.
+  // Why the last failed probe failed; empty while healthy.
   std::string cause;
 };
 
@@ -91,9 +91,10 @@ class Monitor {
   void Add(std::string name, bool hard, Probe probe);
   runtime::Task<void> ProbeLoop(runtime::Call& call, Dependency& dependency);
   void Observe(Dependency& dependency, const Result<void>& result);
-  // Precondition of both: mutex_ is held.
+  // Makes a change under the lock, decides anew, and wakes who waits for a new decision.
+  void Update(const std::function<void()>& change);
+  // Precondition: mutex_ is held.
   Snapshot GetLocked() const;
-  std::vector<runtime::OneShot<bool>> UpdateLocked();
 
   telemetry::Metrics& metrics_;
   const HealthConfig config_;

@@ -34,19 +34,18 @@ rpc::Service MakeHealthService(Monitor& monitor, std::set<std::string> services)
   service.Handle(Methods::kWatch,
                  [&monitor, services](Call& call, const v1::HealthCheckRequest& request,
                                       rpc::Writer<v1::HealthCheckResponse>& writer) -> Task<void> {
-                   if (!services.contains(request.service())) {
-                     // The protocol keeps such a stream open, in case the service appears; here it cannot, but the
-                     // client's view stays the same.
-                     const auto unknown = Response(v1::HealthCheckResponse::SERVICE_UNKNOWN);
-                     NOVA_CO_TRY(co_await writer.Write(call, unknown));
-                     co_return co_await runtime::Sleep(call, call.Remaining());
-                   }
+                   // An unknown name is told so, and the stream stays open, as the protocol has it.
+                   const bool known = services.contains(request.service());
                    for (Snapshot snapshot = monitor.Get();;) {
-                     const auto response = Response(snapshot.serving);
+                     const auto response =
+                         known ? Response(snapshot.serving) : Response(v1::HealthCheckResponse::SERVICE_UNKNOWN);
                      NOVA_CO_TRY(co_await writer.Write(call, response));
-                     // There will be no other news, and an open stream would hold the server up to its drain limit.
-                     if (snapshot.draining) co_return Unavailable("this process is stopping");
-                     NOVA_CO_TRY(snapshot, co_await monitor.Changed(call, snapshot.version));
+                     // The last word has been said, and an open stream would hold the server up to its drain limit.
+                     if (snapshot.draining) co_return Ok();
+                     auto changed = co_await monitor.Changed(call, snapshot.version);
+                     // At the end of its life the stream ends well, and the client opens the next.
+                     if (!changed && changed.error().code() == Code::kDeadlineExceeded) co_return Ok();
+                     NOVA_CO_TRY(snapshot, std::move(changed));
                    }
                  });
   return service;

@@ -1,5 +1,6 @@
 #include "nova/postgres/config.h"
 
+#include <algorithm>
 #include <array>
 #include <unistd.h>
 #include <utility>
@@ -85,6 +86,16 @@ Result<void> Validate(const ConnectionConfig& connection) {
                              "; set NOVA_POSTGRES_SSL_ROOT_CERT to the authority's PEM file");
   }
   return Ok();
+}
+
+PoolConfig ForHealth(const PoolConfig& main) {
+  PoolConfig health = main;
+  health.name = "health";
+  health.size_max = 1;
+  health.waiters_max = 1;
+  // The next probe needs the connection back soon, or another one.
+  health.cancel_drain = std::min<std::chrono::milliseconds>(main.cancel_drain, std::chrono::milliseconds(200));
+  return health;
 }
 
 }  // namespace nova::postgres

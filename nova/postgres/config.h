@@ -37,6 +37,8 @@ struct ConnectionConfig {
 };
 
 struct PoolConfig {
+  // Tells the pools of a process apart in metrics.
+  std::string name = "main";
   ConnectionConfig connection;
   // Connections, at most: idle, in use and being opened.
   int size_max = 10;
@@ -59,6 +61,9 @@ struct PoolConfig {
 // NOVA_POSTGRES_PASSWORD or the file that NOVA_POSTGRES_PASSWORD_FILE names.
 void Bind(config::Config& config, ConnectionConfig& connection);
 void Bind(config::Config& config, PoolConfig& pool);
+
+// A pool of one connection for health probes, so that a busy main pool is not taken for a lost database.
+PoolConfig ForHealth(const PoolConfig& main);
 
 // What no single field shows. Errors: INVALID_ARGUMENT naming the setting and the remedy.
 Result<void> Validate(const ConnectionConfig& connection);

@@ -131,7 +131,11 @@ class ScriptedServer {
   // `answer` is sent once the cancel request has arrived.
   ScriptedServer(asio::io_context& io, std::string answer)
       : listener_(io), thread_([this, &io, answer = std::move(answer)] { Serve(io, answer); }) {}
-  ~ScriptedServer() { thread_.join(); }
+  ~ScriptedServer() {
+    // Ends an accept whose client never came.
+    ::shutdown(listener_.acceptor.native_handle(), SHUT_RDWR);
+    thread_.join();
+  }
 
   int port() const { return listener_.port(); }
 

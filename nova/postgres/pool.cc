@@ -44,7 +44,7 @@ std::string Milliseconds(Duration duration) {
 // A histogram for each label pair that occurs, found without the registry's lock and string labels.
 class QueryMetrics {
  public:
-  explicit QueryMetrics(telemetry::Metrics& metrics) : metrics_(metrics) {}
+  QueryMetrics(telemetry::Metrics& metrics, std::string pool) : metrics_(metrics), pool_(std::move(pool)) {}
 
   void Observe(std::string_view statement, Code outcome, Duration took) {
     prometheus::Histogram* histogram = nullptr;
@@ -54,7 +54,7 @@ class QueryMetrics {
       if (known == nullptr)
         known = &metrics_.Histogram(
             "nova_postgres_query_seconds", "Time of a statement on its connection", telemetry::kLatencyBuckets,
-            {{"statement", std::string(statement)}, {"outcome", std::string(CodeName(outcome))}});
+            {{"pool", pool_}, {"statement", std::string(statement)}, {"outcome", std::string(CodeName(outcome))}});
       histogram = known;
     }
     histogram->Observe(Seconds(took));
@@ -62,6 +62,7 @@ class QueryMetrics {
 
  private:
   telemetry::Metrics& metrics_;
+  const std::string pool_;
   std::mutex mutex_;
   // Guarded by mutex_. The keys are names of statements, which live as long as the program.
   std::unordered_map<std::string_view, std::array<prometheus::Histogram*, kCodeCount>> histograms_;
@@ -94,18 +95,21 @@ Error Attribute(const Call& call, Error error, std::string_view statement) {
 struct Pool::State {
   State(telemetry::Metrics& metrics, PoolConfig pool_config)
       : config(std::move(pool_config)),
-        queries(metrics),
-        in_use_gauge(
-            metrics.Gauge("nova_postgres_pool_connections", "Connections to the database", {{"state", "in_use"}})),
-        idle_gauge(metrics.Gauge("nova_postgres_pool_connections", "Connections to the database", {{"state", "idle"}})),
-        waiters_gauge(metrics.Gauge("nova_postgres_waiters", "Calls that wait for a connection")),
-        acquire_ok(AcquireHistogram(metrics, "ok")),
-        acquire_error(AcquireHistogram(metrics, "error")) {}
+        queries(metrics, config.name),
+        in_use_gauge(metrics.Gauge("nova_postgres_pool_connections", "Connections to the database",
+                                   {{"pool", config.name}, {"state", "in_use"}})),
+        idle_gauge(metrics.Gauge("nova_postgres_pool_connections", "Connections to the database",
+                                 {{"pool", config.name}, {"state", "idle"}})),
+        waiters_gauge(
+            metrics.Gauge("nova_postgres_waiters", "Calls that wait for a connection", {{"pool", config.name}})),
+        acquire_ok(AcquireHistogram(metrics, config.name, "ok")),
+        acquire_error(AcquireHistogram(metrics, config.name, "error")) {}
 
-  static prometheus::Histogram& AcquireHistogram(telemetry::Metrics& metrics, const std::string& outcome) {
+  static prometheus::Histogram& AcquireHistogram(telemetry::Metrics& metrics, const std::string& pool,
+                                                 const std::string& outcome) {
     return metrics.Histogram("nova_postgres_acquire_seconds",
                              "Time to get a connection: the wait for one, or opening it", kAcquireBuckets,
-                             {{"outcome", outcome}});
+                             {{"pool", pool}, {"outcome", outcome}});
   }
 
   static Task<std::unique_ptr<Lease>> Acquire(std::shared_ptr<State> self, Call& call);

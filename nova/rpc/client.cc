@@ -1,6 +1,7 @@
 #include "nova/rpc/client.h"
 
 #include <algorithm>
+#include <boost/asio/post.hpp>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/support/client_callback.h>
@@ -20,6 +21,10 @@ namespace {
 // The first wait after a lost connection, and the longest.
 constexpr int kReconnectBackoffInitialMs = 100;
 constexpr int kReconnectBackoffMaxMs = 5'000;
+
+// With a call under way, silence of the first length asks the peer whether it is alive, and of the second gives it up.
+constexpr int kKeepaliveTimeMs = 20'000;
+constexpr int kKeepaliveTimeoutMs = 5'000;
 
 // What the peer said, unless our own call ended first: then that is the reason that counts.
 Result<void> Outcome(const Call& call, const grpc::Status& status, const std::string& peer) {
@@ -46,11 +51,16 @@ Client::Client(telemetry::Metrics& metrics, ClientConfig config, const tls::Chan
   arguments.SetMaxReceiveMessageSize(config_.message_bytes_max);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectBackoffInitialMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectBackoffMaxMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, config_.own_connection ? 1 : 0);
   grpc_ = std::make_unique<Grpc>(grpc::CreateCustomChannel(config_.target, credentials.credentials, arguments));
 }
 
-Client::~Client() = default;
+Client::~Client() {
+  // Dropped streams end soon, for they were cancelled; what they report must not meet a runtime that is gone.
+  for (int left = streams_->load(); left != 0; left = streams_->load()) streams_->wait(left);
+}
 
 Result<const MethodPolicy*> Client::Policy(const char* service, const char* method) {
   std::lock_guard lock(mutex_);
@@ -103,8 +113,12 @@ namespace {
 // gRPC's side of a stream. gRPC holds it from StartCall until OnDone; the owner's side holds it as long as it wants.
 class StreamReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
+  StreamReactor(runtime::Strand strand, std::shared_ptr<std::atomic<int>> streams)
+      : strand_(std::move(strand)), streams_(std::move(streams)) {}
+
   void Start(std::shared_ptr<StreamReactor> self) {
     self_ = std::move(self);
+    streams_->fetch_add(1);
     // Operations are started from outside of reactions; without a hold OnDone could overtake them.
     AddHold();
     StartCall();
@@ -115,7 +129,11 @@ class StreamReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grp
   void OnWritesDoneDone(bool ok) override { (void)write_done->TrySet(ok); }
   void OnDone(const grpc::Status& status) override {
     (void)done.TrySet(status);
-    auto last = std::move(self_);
+    const auto streams = streams_;  // `this` may be gone once the strand has it
+    // The context may hold the last reference to the channel, and a channel that dies on one of gRPC's own threads
+    // makes that thread join itself and go on with freed memory.
+    boost::asio::post(strand_, [last = std::move(self_)] {});
+    if (streams->fetch_sub(1) == 1) streams->notify_all();
   }
 
   grpc::ClientContext context;
@@ -127,6 +145,8 @@ class StreamReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grp
   OneShot<grpc::Status> done;
 
  private:
+  const runtime::Strand strand_;
+  const std::shared_ptr<std::atomic<int>> streams_;
   std::shared_ptr<StreamReactor> self_;
 };
 
@@ -138,7 +158,7 @@ class Client::StreamClientCall final : public RawClientStream {
  public:
   StreamClientCall(Client& client, Call& parent, const MethodPolicy& method, InvokeOptions options)
       : client_(client),
-        reactor_(std::make_shared<StreamReactor>()),
+        reactor_(std::make_shared<StreamReactor>(parent.strand(), client.streams_)),
         call_(parent, method.timeout),
         outgoing_{.method = method, .context = reactor_->context, .call = call_, .access_token = options.access_token},
         hook_(call_, [this](const Error&) { reactor_->context.TryCancel(); }) {}
@@ -147,7 +167,9 @@ class Client::StreamClientCall final : public RawClientStream {
     if (!started_) return;
     reactor_->context.TryCancel();
     LetGo();
-    if (!counted_) client_.Finished(outgoing_, Cancelled("the stream was dropped"));
+    if (counted_) return;
+    const Result<void> ended = call_.Check();
+    client_.Finished(outgoing_, ended ? Result<void>(Cancelled("the stream was dropped")) : ended);
   }
 
   Result<void> Start() {
@@ -176,7 +198,8 @@ class Client::StreamClientCall final : public RawClientStream {
     reactor_->write_done.emplace();
     reactor_->StartWrite(&reactor_->write_buffer);
     NOVA_CO_TRY(const bool sent, Ended(co_await reactor_->write_done->Wait(call)));
-    if (!sent) co_return Unavailable("the stream has ended", "writing to " + client_.config_.principal);
+    // The peer has answered already; the status is not ours to guess, and no reason to try again.
+    if (!sent) co_return FailedPrecondition("the stream has ended; Finish tells why");
     co_return Ok();
   }
 
@@ -199,7 +222,8 @@ class Client::StreamClientCall final : public RawClientStream {
  private:
   Result<void> Ready(const Call& call) const {
     NOVA_TRY(call.Check());
-    if (broken_) return Cancelled("the stream was cancelled");
+    if (broken_) return Cancelled("an earlier wait on this stream ended early");
+    if (let_go_) return FailedPrecondition("the stream was finished");
     return call_.Check();
   }
 

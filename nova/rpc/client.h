@@ -1,10 +1,12 @@
-// Client: calls to one peer service. Every call has a deadline (the earliest of the caller's, the method's and the
-// client's), carries the trace, is counted, and ends when its caller's call ends: cancellation reaches the peer.
+// Client: calls to one peer service. Every call has a deadline (the earliest of the caller's, the method's and, unless
+// it is a stream, the client's), carries the trace, is counted, and ends when its caller's call ends: cancellation
+// reaches the peer.
 //
 //   Client identity(metrics, {.principal = "identity", .target = "identity:9080"}, channel_identity);
 //   NOVA_CO_TRY(auto reply, co_await identity.Invoke(call, IdentityServiceMethods::kVerifyToken, request));
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <memory>
@@ -60,8 +62,11 @@ class ClientStream {
   runtime::Task<void> WritesDone(runtime::Call& call) { return raw_->WritesDone(call); }
   // Nothing once the peer has sent its last; then Finish() tells how it ended.
   runtime::Task<std::optional<Response>> Read(runtime::Call& call) {
-    Reader<Response> reader(*raw_);
-    co_return co_await reader.Read(call);
+    NOVA_CO_TRY(const auto bytes, co_await raw_->Read(call));
+    if (!bytes) co_return std::optional<Response>();
+    std::optional<Response> response(std::in_place);
+    if (!Decode(*bytes, *response)) co_return Internal("the peer's answer could not be read", response->GetTypeName());
+    co_return response;
   }
   runtime::Task<void> Finish(runtime::Call& call) { return raw_->Finish(call); }
 
@@ -69,7 +74,7 @@ class ClientStream {
   std::shared_ptr<RawClientStream> raw_;
 };
 
-// Thread-safe.
+// Thread-safe. Destroy it after the calls that use it have ended, before the runtime, and not on one of gRPC's threads.
 class Client {
  public:
   Client(telemetry::Metrics& metrics, ClientConfig config, const tls::ChannelIdentity& identity);
@@ -114,6 +119,8 @@ class Client {
   const ClientConfig config_;
   const ClientStack stack_;
   std::unique_ptr<Grpc> grpc_;
+  // Streams that gRPC has not reported the end of.
+  const std::shared_ptr<std::atomic<int>> streams_ = std::make_shared<std::atomic<int>>(0);
   std::mutex mutex_;
   std::map<std::pair<std::string, std::string>, MethodPolicy> policies_;  // guarded by mutex_; entries never move
 };

@@ -29,6 +29,13 @@ using runtime::OneShot;
 using runtime::Strand;
 using runtime::Task;
 
+namespace {
+
+// A client that asks more often whether we are alive is cut off; ours ask every 20 s (client.cc).
+constexpr int kClientPingIntervalMinMs = 10'000;
+
+}  // namespace
+
 void Bind(config::Config& config, ServerConfig& server) {
   using std::chrono::hours;
   using std::chrono::seconds;
@@ -43,6 +50,13 @@ void Bind(config::Config& config, ServerConfig& server) {
                {.help = "age at which a connection is asked to end", .min = seconds(1), .max = hours(24)});
   config.Field("grpc.connection_age_grace", server.connection_age_grace,
                {.help = "time its last calls get then", .min = seconds(1), .max = hours(1)});
+  config.Field(
+      "grpc.keepalive_period", server.keepalive_period,
+      {.help = "silence after which a client is asked whether it is alive", .min = seconds(1), .max = hours(2)});
+  config.Field("grpc.keepalive_timeout", server.keepalive_timeout,
+               {.help = "silence after that question that ends the connection", .min = seconds(1), .max = hours(1)});
+  config.Field("grpc.buffer_bytes_max", server.buffer_bytes_max,
+               {.help = "memory for messages on their way, over all connections", .min = 16 * 1024 * 1024});
   config.Field("grpc.drain_limit", server.drain_limit,
                {.help = "time running calls get at shutdown", .min = seconds(0), .max = seconds(300)});
 }
@@ -81,6 +95,8 @@ class Server::ServerCall {
   const Strand strand_;
 
  private:
+  // Asks the layers, outermost first.
+  Result<void> Admit();
   static Awaitable<void> Run(std::shared_ptr<ServerCall> self);
   void Finish(const Result<void>& outcome);
 
@@ -140,16 +156,28 @@ void Server::ServerCall::Begin(std::shared_ptr<ServerCall> self) {
                              .arrival = Clock::System().Now(),
                              .options = {},
                              .caller = {}});
-  for (const auto& layer : server_.stack_) {
-    ++admitted_;
-    if (auto admitted = layer->Admit(*incoming_); !admitted) {
-      Finish(admitted);
-      return;
-    }
+  if (const auto admitted = Admit(); !admitted) {
+    Finish(admitted);
+    return;
   }
   asio::co_spawn(strand_, Run(std::move(self)), [](std::exception_ptr thrown) {
     if (thrown) std::rethrow_exception(thrown);  // Run lets none pass; this is for the day it does
   });
+}
+
+Result<void> Server::ServerCall::Admit() {
+  // As for the handler: a bug in a layer costs this call and no more.
+  try {
+    for (const auto& layer : server_.stack_) {
+      ++admitted_;
+      NOVA_TRY(layer->Admit(*incoming_));
+    }
+    return Ok();
+  } catch (const std::exception& bug) {
+    return Internal("internal error", std::string("exception: ") + bug.what());
+  } catch (...) {
+    return Internal("internal error", "exception of unknown type");
+  }
 }
 
 Awaitable<void> Server::ServerCall::Run(std::shared_ptr<ServerCall> self) {
@@ -158,7 +186,7 @@ Awaitable<void> Server::ServerCall::Run(std::shared_ptr<ServerCall> self) {
     Call call(self->strand_, self->incoming_->options);
     if (self->incoming_->caller) call.set_caller(*self->incoming_->caller);
     self->call_ = &call;
-    if (self->abandoned_) call.Cancel(Cancelled("the caller has gone"));
+    if (self->abandoned_) call.Cancel(self->server_.AbandonReason());
     // The one place where exceptions end: a bug in one call must not take the process with it.
     try {
       outcome = co_await self->Handle(call);
@@ -181,7 +209,7 @@ void Server::ServerCall::Abandon(std::shared_ptr<ServerCall> self) {
   asio::post(strand_, [self = std::move(self)] {
     self->abandoned_ = true;
     // The handler's own deadline may be the very reason; then its error says so already.
-    if (self->call_ != nullptr) self->call_->Cancel(Cancelled("the caller has gone"));
+    if (self->call_ != nullptr) self->call_->Cancel(self->server_.AbandonReason());
   });
 }
 
@@ -226,12 +254,18 @@ class Server::StreamServerCall final : public ServerCall,
   // The buffers are members and not the handler's: a read that the handler no longer awaits, because its call ended,
   // still has somewhere to go.
   Task<std::optional<grpc::ByteBuffer>> Read(Call& call) override {
-    NOVA_CO_TRY(call.Check());
+    NOVA_CO_TRY(Ready(call));
     read_done_.emplace();
     StartRead(&read_buffer_);
-    NOVA_CO_TRY(const bool received, co_await read_done_->Wait(call));
+    const auto received = co_await read_done_->Wait(call);
     if (!received) {
-      NOVA_CO_TRY(call.Check());
+      broken_ = true;
+      co_return received.error();
+    }
+    if (!*received) {
+      // A client that vanished fails the read as one that half-closed does, and the news of its end may still be on the
+      // way to this strand.
+      if (context_.IsCancelled()) co_return Cancelled("the caller has gone");
       co_return std::optional<grpc::ByteBuffer>();
     }
     std::optional<grpc::ByteBuffer> message(std::in_place);
@@ -240,18 +274,34 @@ class Server::StreamServerCall final : public ServerCall,
   }
 
   Task<void> Write(Call& call, grpc::ByteBuffer bytes) override {
-    NOVA_CO_TRY(call.Check());
+    NOVA_CO_TRY(Ready(call));
     write_buffer_.Swap(&bytes);
     write_done_.emplace();
+    writing_ = true;
     StartWrite(&write_buffer_);
-    NOVA_CO_TRY(const bool sent, co_await write_done_->Wait(call));
-    if (!sent) co_return Cancelled("the caller has gone");
+    const auto sent = co_await write_done_->Wait(call);
+    if (!sent) {
+      broken_ = true;
+      co_return sent.error();
+    }
+    writing_ = false;
+    if (!*sent) co_return Cancelled("the caller has gone");
     co_return Ok();
   }
 
  private:
   Task<void> Handle(Call& call) override { return std::get<RawStreamHandler>(endpoint_.handler())(call, *this); }
-  void Reply(grpc::Status status) override { ServerBidiReactor::Finish(std::move(status)); }
+  void Reply(grpc::Status status) override {
+    // A status waits for the message before it, and that for a client which may never read again.
+    if (writing_) context_.TryCancel();
+    ServerBidiReactor::Finish(std::move(status));
+  }
+  // An operation whose wait ended early is still under way, so no other may follow it.
+  Result<void> Ready(const Call& call) const {
+    NOVA_TRY(call.Check());
+    if (broken_) return Cancelled("an earlier wait on this stream ended early");
+    return Ok();
+  }
   void OnReadDone(bool ok) override { (void)read_done_->TrySet(ok); }
   void OnWriteDone(bool ok) override { (void)write_done_->TrySet(ok); }
   void OnCancel() override { Abandon(self_); }
@@ -262,6 +312,8 @@ class Server::StreamServerCall final : public ServerCall,
   std::optional<OneShot<bool>> write_done_;
   grpc::ByteBuffer read_buffer_;
   grpc::ByteBuffer write_buffer_;
+  bool broken_ = false;
+  bool writing_ = false;
   std::shared_ptr<StreamServerCall> self_;  // gRPC's hold on the call
 };
 
@@ -319,19 +371,32 @@ Result<void> Server::Start() {
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
                              static_cast<int>(config_.connection_age_grace.count()));
   int bound = 0;
-  builder.AddListeningPort(config_.address + ":" + std::to_string(config_.port), security_.credentials, &bound);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(config_.keepalive_period.count()));
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(config_.keepalive_timeout.count()));
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kClientPingIntervalMinMs);
+  builder.SetResourceQuota(grpc::ResourceQuota("nova").Resize(static_cast<std::size_t>(config_.buffer_bytes_max)));
+  const bool bare_ipv6 = config_.address.find(':') != std::string::npos && !config_.address.starts_with('[');
+  const std::string host = bare_ipv6 ? "[" + config_.address + "]" : config_.address;
+  builder.AddListeningPort(host + ":" + std::to_string(config_.port), security_.credentials, &bound);
   for (const auto& endpoint : endpoints_) builder.RegisterService(endpoint.get());
   grpc_ = std::make_unique<Grpc>();
   grpc_->server = builder.BuildAndStart();
   if (!grpc_->server || bound == 0)
-    return InvalidArgument("grpc.port: cannot listen on " + config_.address + ":" + std::to_string(config_.port) +
+    return InvalidArgument("grpc.port: cannot listen on " + host + ":" + std::to_string(config_.port) +
                            "; is the port taken? Choose another with --grpc-port or NOVA_GRPC_PORT");
   port_ = bound;
   return Ok();
 }
 
+Error Server::AbandonReason() const {
+  return stopping_ ? Unavailable("the server is stopping", "cut off at the drain limit")
+                   : Cancelled("the caller has gone");
+}
+
 void Server::Stop() {
   if (!grpc_ || !grpc_->server) return;
+  stopping_ = true;
   // Handlers finish their calls also when cancelled, so this returns soon after the limit at the latest.
   grpc_->server->Shutdown(std::chrono::system_clock::now() + config_.drain_limit);
   grpc_->server->Wait();

@@ -36,6 +36,11 @@ struct ServerConfig {
   // Bounds how long a connection outlives the certificates it was made with.
   std::chrono::milliseconds connection_age_max = std::chrono::minutes(30);
   std::chrono::milliseconds connection_age_grace = std::chrono::minutes(1);
+  // A client that died without a word is noticed after both.
+  std::chrono::milliseconds keepalive_period = std::chrono::seconds(30);
+  std::chrono::milliseconds keepalive_timeout = std::chrono::seconds(10);
+  // Over all connections; past it gRPC stops reading, then closes.
+  std::int64_t buffer_bytes_max = std::int64_t{256} * 1024 * 1024;
   // How long calls may go on after Stop() was asked for.
   std::chrono::milliseconds drain_limit = std::chrono::seconds(10);
 };
@@ -67,7 +72,7 @@ class Server {
   // Accepts no new calls, lets the running ones end within drain_limit, then cancels them and waits for their handlers.
   void Stop();
 
-  // Calls whose handler runs; for tests and the status page.
+  // Calls that are not over yet: a handler runs, or gRPC still delivers its answer.
   int calls_in_flight() const { return in_flight_->load(std::memory_order_relaxed); }
 
  private:
@@ -76,12 +81,16 @@ class Server {
   class UnaryServerCall;
   class StreamServerCall;
 
+  // Why a call ends that nobody waits for any more.
+  Error AbandonReason() const;
+
   runtime::Runtime& runtime_;
   telemetry::Metrics& metrics_;
   const ServerConfig config_;
   const ServerSecurity security_;
   // Shared with the calls, which count themselves out as their last act.
   const std::shared_ptr<std::atomic<int>> in_flight_ = std::make_shared<std::atomic<int>>(0);
+  std::atomic<bool> stopping_ = false;
   int port_ = 0;
   // Constant after Start().
   std::vector<Service> services_;

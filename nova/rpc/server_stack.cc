@@ -144,9 +144,10 @@ class CallerLayer final : public ServerLayer {
 
   Result<void> Admit(Incoming& incoming) override {
     if (!incoming.method.caller_required) return Ok();
-    constexpr std::string_view kScheme = "Bearer ";
+    constexpr std::string_view kScheme = "bearer ";  // compared without regard to case (RFC 9110)
     const std::string_view header = Header(incoming, "authorization");
-    if (!header.starts_with(kScheme))
+    const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
+    if (!std::ranges::equal(header.substr(0, kScheme.size()), kScheme, {}, lower))
       return Unauthenticated("authorization: a header 'Bearer <access token>' is needed");
     NOVA_TRY(incoming.caller, verify_(header.substr(kScheme.size())));
     return Ok();

@@ -9,7 +9,8 @@ namespace nova::rpc {
 
 grpc::Status ToStatus(const Error& error);
 grpc::Status ToStatus(const Result<void>& result);
-// Precondition: !status.ok(). Codes outside the protocol become UNKNOWN.
+// Precondition: !status.ok(). Codes outside the protocol become UNKNOWN. The text of a code that the transport sets
+// goes to the detail: it names hosts.
 Error FromStatus(const grpc::Status& status);
 
 }  // namespace nova::rpc

@@ -1,5 +1,6 @@
 // The two directions of a streaming call, as its handler sees them. One read and one write may be outstanding at a
-// time.
+// time. A wait that ends early, say by the deadline of a child call, is the last of its stream: the operation it waited
+// for is still under way, so later ones return CANCELLED.
 #pragma once
 
 #include <grpcpp/support/byte_buffer.h>

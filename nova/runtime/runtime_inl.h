@@ -17,6 +17,8 @@ Awaitable<void> RunToPromise(Strand strand, Duration timeout, std::function<Task
     Call call(std::move(strand), std::move(options));
     result = co_await work(call);
   }
+  // Its captures may refer to what the waiting thread destroys next.
+  work = nullptr;
   // By value from here on: the waiter may be gone as soon as the promise is kept.
   promise->set_value(std::move(result));
 }

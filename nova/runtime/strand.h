@@ -97,7 +97,8 @@ class Strand {
       : state_(std::move(state)), may_run_inline_(may_run_inline) {}
 
   template <class F>
-  static void RunEntered(State& entered, F&& work) {
+  // An exception that gets this far is a bug, and ends the process.
+  static void RunEntered(State& entered, F&& work) noexcept {
     const auto keep = entered.shared_from_this();
     State* const outer = std::exchange(current_, keep.get());
     std::forward<F>(work)();

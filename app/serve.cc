@@ -139,7 +139,9 @@ Result<void> ServeVerb::Serve(runtime::Runtime& runtime, runtime::Scope& backgro
     names.insert(service.name());
     server.Add(std::move(service));
   }
-  server.Add(health::MakeHealthService(monitor, names));
+  rpc::Service health = health::MakeHealthService(monitor, names);
+  names.insert(health.name());
+  server.Add(std::move(health));
   server.Add(rpc::MakeReflectionService({names.begin(), names.end()}));
   const auto admin =
       http::MakeAdminServer(runtime, admin_,

@@ -2,8 +2,10 @@
 certificates that expire. Nothing may be lost, and nothing may stay behind."""
 
 import json
-import pathlib
+import os
+import shutil
 import signal
+import socket
 import ssl
 import threading
 import time
@@ -46,16 +48,28 @@ class Watcher:
 
 class FaultTest(harness.StackTest):
     def setUp(self):
+        if self.stack.process is None:
+            self.stack.start()
         self.stack.await_ready()
-        with self.stack.channel() as channel:
-            self.account = harness.register(harness.identity_client(channel))
+        self.account = self.once_available(harness.register)
+
+    def once_available(self, do, *arguments):
+        """do(client, ...) as soon as nobody answers UNAVAILABLE any more: PgBouncer refuses for a second after its
+        database has come back."""
+        def attempt():
+            with self.stack.channel() as channel:
+                try:
+                    return do(harness.identity_client(channel), *arguments)
+                except grpc.RpcError as error:
+                    if error.code() != grpc.StatusCode.UNAVAILABLE:
+                        raise
+        return harness.await_condition("it is available", attempt)
 
     def assertServes(self):
         """An account from before still logs in, and a new one can be made."""
-        with self.stack.channel() as channel:
-            client = harness.identity_client(channel)
-            self.assertEqual(harness.log_in(client, self.account).account_id, self.account.id)
-            harness.register(client)
+        answer = self.once_available(harness.log_in, self.account)
+        self.assertEqual(answer.account_id, self.account.id)
+        self.once_available(harness.register)
 
 
 class ComponentFaultTest(FaultTest):
@@ -64,7 +78,7 @@ class ComponentFaultTest(FaultTest):
         _, before = self.stack.status()
         killed = before["by_name"][component]
         began = time.monotonic()
-        harness.os.kill(killed["pid"], signal.SIGKILL)
+        os.kill(killed["pid"], signal.SIGKILL)
 
         def is_back():
             code, status = self.stack.status()
@@ -91,10 +105,10 @@ class ComponentFaultTest(FaultTest):
         self.addCleanup(watcher.call.cancel)
         watcher.await_status("SERVING")
         pooler = self.stack.pid_of("pgbouncer")
-        self.addCleanup(harness.os.kill, pooler, signal.SIGCONT)
+        self.addCleanup(os.kill, pooler, signal.SIGCONT)
 
         began = time.monotonic()
-        harness.os.kill(pooler, signal.SIGSTOP)
+        os.kill(pooler, signal.SIGSTOP)
         say(f"stalled PgBouncer: NOT_SERVING after {watcher.await_status('NOT_SERVING') - began:.1f} s")
         self.assertEqual(self.stack.verb("probe").code, 1)
         self.assertEqual(self.stack.verb("probe").out, "NOT_SERVING\n")
@@ -112,19 +126,19 @@ class ComponentFaultTest(FaultTest):
                                      grpc.StatusCode.RESOURCE_EXHAUSTED))
 
         began = time.monotonic()
-        harness.os.kill(pooler, signal.SIGCONT)
+        os.kill(pooler, signal.SIGCONT)
         say(f"PgBouncer goes on: SERVING after {watcher.await_status('SERVING') - began:.1f} s")
         self.assertEqual(self.stack.verb("probe").code, 0)
         self.assertServes()
 
     def test_status_tells_a_stalled_service(self):
         identity = self.stack.pid_of("identity")
-        self.addCleanup(harness.os.kill, identity, signal.SIGCONT)
-        harness.os.kill(identity, signal.SIGSTOP)
+        self.addCleanup(os.kill, identity, signal.SIGCONT)
+        os.kill(identity, signal.SIGSTOP)
         code, status = self.stack.status()
         self.assertEqual((code, status["by_name"]["identity"]["state"]), (1, "no answer"))
         self.assertEqual(self.stack.verb("probe", "--timeout", "500ms").code, 3)
-        harness.os.kill(identity, signal.SIGCONT)
+        os.kill(identity, signal.SIGCONT)
         self.stack.await_ready()
 
 
@@ -217,7 +231,7 @@ class HalfWrittenFolderTest(unittest.TestCase):
         self.assertEqual(before, after, "something of the folder was lost")
 
     def test_first_start_that_was_killed_is_begun_anew(self):
-        """The moments at which a first start can die, by what is on the disk then."""
+        # The moments at which a first start can die, by what is on the disk then.
         for moment in ("nova.json", "ca", "certs/identity", "postgres.tmp", "postgres/PG_VERSION"):
             with self.subTest(moment):
                 self.stack.launch()
@@ -258,7 +272,7 @@ class HalfWrittenFolderTest(unittest.TestCase):
         for part in ("certs/identity", "secrets/identity.password", "pgbouncer", "state.json", "logs"):
             path = stack.data / part
             if path.is_dir():
-                harness.shutil.rmtree(path)
+                shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
         stack.start()
@@ -307,7 +321,7 @@ class RenewalTest(unittest.TestCase):
         context = ssl.create_default_context(cafile=str(stack.certificate("operator", "ca.crt")))
         context.load_cert_chain(stack.certificate("operator", "tls.crt"), stack.certificate("operator", "tls.key"))
         context.set_alpn_protocols(["h2"])
-        with harness.socket.create_connection(("127.0.0.1", stack.identity_port), harness.CALL_LIMIT) as plain:
+        with socket.create_connection(("127.0.0.1", stack.identity_port), harness.CALL_LIMIT) as plain:
             with context.wrap_socket(plain, server_hostname="identity.nova.svc.cluster.local") as secure:
                 self.assertEqual(secure.version(), "TLSv1.3")
                 return secure.getpeercert()

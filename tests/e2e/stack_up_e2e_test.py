@@ -5,13 +5,11 @@ import os
 import pathlib
 import pwd
 import re
-import shlex
 import signal
 import subprocess
 import time
 import unittest
 
-import grpc
 import harness
 from harness import say
 
@@ -144,8 +142,8 @@ class DatabaseTest(harness.StackTest):
             self.assertIn(int(row["client_port"]), ours)
 
     def test_every_connection_to_postgresql_is_tls(self):
-        rows = self.stack.sql("SELECT a.usename, s.ssl, s.version FROM pg_stat_activity a JOIN pg_stat_ssl s USING (pid) "
-                              "WHERE a.backend_type = 'client backend'")
+        rows = self.stack.sql("SELECT a.usename, s.ssl, s.version FROM pg_stat_activity a "
+                              "JOIN pg_stat_ssl s USING (pid) WHERE a.backend_type = 'client backend'")
         self.assertIn("identity", {row["usename"] for row in rows})
         for row in rows:
             self.assertEqual((row["ssl"], row["version"]), ("t", "TLSv1.3"), row)
@@ -261,7 +259,7 @@ class StopTest(unittest.TestCase):
             say(f"NOT_SERVING {(time.monotonic() - began) * 1000:.0f} ms after SIGTERM")
         self.assertEqual(under_way.result(30).account_id, account.id)
         # An open stream does not hold the process up to its drain limit of 10 s.
-        self.assertEqual(harness.failure(next, watch).code(), grpc.StatusCode.UNAVAILABLE)
+        self.assertEqual(list(watch), [])
         self.assertEqual(stack.wait(), 0)
         self.assertLess(time.monotonic() - began, 10)
         say(f"SIGTERM with a call under way and an open Watch: stopped after {time.monotonic() - began:.1f} s")

@@ -11,12 +11,11 @@
 namespace nova::app {
 namespace {
 
-int PrintCommands(std::FILE* out, int exit_code) {
-  std::fputs("usage: nova <command> [arguments]\n\n", out);
+void PrintCommands() {
+  std::fputs("usage: nova <command> [arguments]\n\n", stdout);
   for (const Command& command : Commands())
-    std::fprintf(out, "  %-8s  %s\n", command.name.data(), command.description.data());
-  std::fputs("\n`nova <command> --help` lists its settings.\n", out);
-  return exit_code;
+    std::printf("  %-8s  %s\n", command.name.data(), command.description.data());
+  std::fputs("\n`nova <command> --help` lists its settings.\n", stdout);
 }
 
 int Fail(const Command& command, const Error& error) {
@@ -26,11 +25,14 @@ int Fail(const Command& command, const Error& error) {
 
 int Main(int argc, char** argv) {
   const std::string verb_name = argc > 1 ? argv[1] : "--help";
-  if (verb_name == "--help" || verb_name == "-h" || verb_name == "help") return PrintCommands(stdout, kDone);
+  if (verb_name == "--help" || verb_name == "-h" || verb_name == "help") {
+    PrintCommands();
+    return kDone;
+  }
   const Command* const command = FindCommand(verb_name);
   if (command == nullptr) {
-    std::fprintf(stderr, "nova: there is no command '%s'\n", verb_name.c_str());
-    return PrintCommands(stderr, kUsage);
+    std::fprintf(stderr, "nova: there is no command '%s'; `nova --help` lists those there are\n", verb_name.c_str());
+    return kUsage;
   }
 
   // A peer that goes away is an error of that write, not the end of the process.

@@ -10,8 +10,8 @@ namespace nova::app {
 // Longest the migrations of one service may take, the wait for another run included.
 inline constexpr std::chrono::minutes kMigrationLimit{10};
 
-// `direct`: to PostgreSQL itself, because the lock belongs to a session. Errors: those of postgres::Migrate; NOT_FOUND
-// for a service this binary does not have.
+// `direct`: to PostgreSQL itself, because the lock belongs to a session. Errors: those of postgres::Migrate;
+// INVALID_ARGUMENT for a service this binary does not have.
 Result<postgres::MigrationReport> MigrateService(std::string_view service, const postgres::ConnectionConfig& direct);
 
 }  // namespace nova::app

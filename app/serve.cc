@@ -107,10 +107,14 @@ Result<ExitCode> ServeVerb::Run() {
   runtime::Runtime runtime;
   runtime::Scope background(runtime);
   std::unique_ptr<tls::IdentityPublisher> publisher;
-  NOVA_TRY(auto security, Security(publisher));
   NOVA_TRY(module_->Build(runtime, metrics_));
+  auto security = Security(publisher);
+  if (!security) {
+    (void)module_->Close(kStopLimit);
+    return security.error();
+  }
   // The module's pools have work of their own under way, so from here on every path closes it.
-  const auto ran = Serve(runtime, background, publisher.get(), std::move(security), stop);
+  const auto ran = Serve(runtime, background, publisher.get(), *std::move(security), stop);
   const auto stopped = background.Stop(kStopLimit);
   const auto closed = module_->Close(kStopLimit);
   // What ignores its end cannot be taken apart safely under its feet.
@@ -175,7 +179,7 @@ Result<void> ServeVerb::Serve(runtime::Runtime& runtime, runtime::Scope& backgro
 Result<void> ServeVerb::AwaitDependencies(runtime::Runtime& runtime, const runtime::StopSignals& stop) {
   return runtime.RunBlocking<void>(startup_limit_, [&](runtime::Call& call) -> runtime::Task<void> {
     for (;;) {
-      // A pooler that is being replaced refuses connections for a moment; a wrong password will stay wrong.
+      // A pooler that is being replaced refuses connections for a moment.
       const auto connected = co_await module_->Connect(call);
       if (connected || stop.received()) co_return Ok();
       if (connected.error().code() != Code::kUnavailable) co_return connected.error();

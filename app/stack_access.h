@@ -1,5 +1,6 @@
 // How the tools (demo, probe, audit, migrate) find a stack and prove who they are. On this machine everything comes
-// from the data folder of `nova up`; elsewhere from the same variables and flags that services use, which win.
+// from the data folder of `nova up`. Certificates may come from the variables that services use, which win. The audit
+// runs on this machine's stack alone, because its database rows need a password of the folder.
 #pragma once
 
 #include <memory>

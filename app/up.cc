@@ -1,6 +1,7 @@
 // `nova up`: the whole backend on this machine, until Ctrl-C.
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <string>
 #include <unistd.h>
@@ -22,15 +23,14 @@ namespace {
 constexpr char kDemoUser[] = "demo";
 constexpr std::chrono::seconds kDemoUserLimit{10};
 
-// An account to log in with; made at the first start, kept with the data. Returns its password.
+// An account to log in with; made at the first start, kept with the data. Returns its password, or an empty text if
+// the account is there and the password is not: then there is nothing to print that would work.
 Result<std::string> EnsureDemoUser(const local::Stack& stack) {
   const auto file = stack.layout().secrets() / "demo_login.password";
-  auto password = local::ReadFile(file);
-  if (!password) {
-    // Two version-7 ids: 148 random bits.
-    password = Uuid::New().ToString().substr(14) + Uuid::New().ToString().substr(14);
-    NOVA_TRY(local::WriteFile(file, *password));
-  }
+  auto kept = local::ReadFile(file);
+  // Two version-7 ids: 148 random bits.
+  const std::string password =
+      kept ? *std::move(kept) : Uuid::New().ToString().substr(14) + Uuid::New().ToString().substr(14);
   const auto leaf = stack.layout().certificate("operator");
   const tls::ChannelTlsConfig tls{
       .server_ca_path = leaf / "ca.crt", .certificate_path = leaf / "tls.crt", .key_path = leaf / "tls.key"};
@@ -42,17 +42,37 @@ Result<std::string> EnsureDemoUser(const local::Stack& stack) {
       metrics,
       {.principal = "identity", .target = "127.0.0.1:" + std::to_string(stack.topology().Find("identity")->grpc_port)},
       tls::ChannelIdentity(*publisher));
-  identity::v2::RegisterRequest request;
-  request.set_email(std::string(kDemoUser) + "@example.com");
-  request.set_username(kDemoUser);
-  request.set_password(*password);
-  request.set_idempotency_key(Uuid::New().ToString());
-  const auto registered = runtime.RunBlocking<identity::v2::RegisterResponse>(kDemoUserLimit, [&](runtime::Call& call) {
-    return client.Invoke(call, identity::v2::IdentityServiceMethods::kRegister, request);
-  });
-  if (!registered && registered.error().code() != Code::kAlreadyExists)
+  using Methods = identity::v2::IdentityServiceMethods;
+  identity::v2::RegisterRequest registration;
+  registration.set_email(std::string(kDemoUser) + "@example.com");
+  registration.set_username(kDemoUser);
+  registration.set_password(password);
+  registration.set_idempotency_key(Uuid::New().ToString());
+  const auto registered = runtime.RunBlocking<identity::v2::RegisterResponse>(
+      kDemoUserLimit, [&](runtime::Call& call) { return client.Invoke(call, Methods::kRegister, registration); });
+  if (registered) {
+    NOVA_TRY(local::WriteFile(file, password));
+    return password;
+  }
+  if (registered.error().code() != Code::kAlreadyExists)
     return Error(registered.error()).WithContext("registering the account 'demo'");
-  return *password;
+  identity::v2::LoginRequest login;
+  login.set_identifier(kDemoUser);
+  login.set_password(password);
+  const auto logged_in = runtime.RunBlocking<identity::v2::LoginResponse>(
+      kDemoUserLimit, [&](runtime::Call& call) { return client.Invoke(call, Methods::kLogin, login); });
+  if (!logged_in)
+    telemetry::LogWarn("the password of the account 'demo' is not known any more", {{"file", file.string()}});
+  return logged_in ? password : std::string();
+}
+
+// One word of a shell.
+std::string ShellWord(const std::string& text) {
+  constexpr std::string_view kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:@,=";
+  if (text.find_first_not_of(kPlain) == std::string::npos) return text;
+  std::string word = "'";
+  for (const char c : text) word += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return word + "'";
 }
 
 // What the shell sets for services (NOVA_LOG_LEVEL, NOVA_HEALTH_PERIOD, ...) reaches them; what the stack decides wins.
@@ -61,6 +81,9 @@ std::map<std::string, std::string> ForServices() {
   std::erase_if(environment, [](const auto& variable) {
     return !variable.first.starts_with("NOVA_") || variable.first.starts_with("NOVA_UP_");
   });
+  // Services have working directories of their own.
+  if (const auto file = environment.find("NOVA_CONFIG"); file != environment.end())
+    file->second = std::filesystem::absolute(file->second).string();
   return environment;
 }
 
@@ -97,9 +120,10 @@ class UpVerb final : public Verb {
       return password.error();
     }
     // As this program was called, so that the line can be pasted.
-    std::string try_this = std::string(program_invocation_name) + " demo";
-    if (!up_.folder.data_dir.empty()) try_this += " --data-dir " + up_.folder.data_dir;
-    std::fputs(stack->Summary(std::string(kDemoUser) + " / " + *password, try_this).c_str(), stdout);
+    std::string try_this = ShellWord(program_invocation_name) + " demo";
+    if (!up_.folder.data_dir.empty()) try_this += " --data-dir " + ShellWord(stack->layout().root.string());
+    const std::string login = password->empty() ? std::string() : std::string(kDemoUser) + " / " + *password;
+    std::fputs(stack->Summary(login, try_this).c_str(), stdout);
     std::fflush(stdout);
     stack->Run();
     NOVA_TRY(stack->Stop());

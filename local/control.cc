@@ -105,9 +105,13 @@ std::string StatusTable(const StackStatus& status, WallTime now) {
   for (const auto& row : rows) {
     for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
   }
-  std::string text =
-      fmt::format("{} on {} (supervisor pid {}, up {})\n", PhaseName(status.state.phase), status.folder.string(),
-                  status.state.supervisor, Uptime(Milliseconds(now) - status.state.started_at_ms));
+  std::string text = fmt::format("{} on {}", PhaseName(status.state.phase), status.folder.string());
+  // A supervisor that has just begun has told nothing of itself yet.
+  if (status.state.started_at_ms != 0) {
+    text += fmt::format(" (supervisor pid {}, up {})", status.state.supervisor,
+                        Uptime(Milliseconds(now) - status.state.started_at_ms));
+  }
+  text += "\n";
   for (const auto& row : rows) {
     std::string line;
     for (std::size_t i = 0; i < row.size(); ++i) line += fmt::format("{:<{}}", row[i], widths[i] + 2);

@@ -139,8 +139,10 @@ Result<void> MakeDirectory(const fs::path& path, mode_t mode, const std::optiona
 }
 
 Result<FileLock> FileLock::TryAcquire(const fs::path& path) {
-  FileLock lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  FileLock lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (lock.descriptor_ < 0) return FileError("cannot open", path, errno);
+  // Who may read a file may lock it, and keep its owner out.
+  if (::fchmod(lock.descriptor_, 0600) != 0) return FileError("cannot set the rights of", path, errno);
   // Of the open file and not of the process, so that closing some other descriptor of it does not give it up.
   struct flock whole = WholeFile();
   if (::fcntl(lock.descriptor_, F_OFD_SETLK, &whole) != 0) {

@@ -22,6 +22,9 @@
 namespace nova::local {
 namespace {
 
+// From SIGKILL to the end of a process; one that hangs in the kernel takes longer, and is left to it.
+constexpr Duration kKillLimit = std::chrono::seconds(10);
+
 namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 
@@ -311,7 +314,7 @@ Result<ExitStatus> Process::Terminate(const std::vector<TerminateStep>& steps) {
     if (auto ended = Wait(step.limit); ended) return *ended;
   }
   if (Running()) static_cast<void>(Send(SIGKILL));
-  return Wait(std::chrono::hours(1));
+  return Wait(kKillLimit);
 }
 
 Result<void> RunToEnd(const ProcessSpec& spec, Duration limit) {

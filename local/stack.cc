@@ -118,6 +118,11 @@ class Stack::Postgres final : public Component {
   Result<void> CheckReady(Duration limit) override { return server_->CheckReady(limit); }
   Result<void> Stop() override { return server_->Stop(); }
 
+  // One that is down reads its new files when it starts.
+  void Reload() {
+    if (server_) static_cast<void>(server_->Reload());
+  }
+
   // Precondition: launched.
   PostgresServer& server() { return *server_; }
 
@@ -145,8 +150,10 @@ class Stack::Pooler final : public Component {
   Result<void> CheckReady(Duration limit) override { return pooler_->CheckReady(limit); }
   Result<void> Stop() override { return pooler_->Stop(); }
 
-  // Precondition: launched.
-  PgBouncer& pooler() { return *pooler_; }
+  // One that is down reads its new files when it starts.
+  void Reload() {
+    if (pooler_) static_cast<void>(pooler_->Reload());
+  }
 
  private:
   const PgBouncerConfig config_;
@@ -417,6 +424,9 @@ Result<std::unique_ptr<Component>> Stack::MakeService(const config::ServiceSpec&
     environment["NOVA_AUTH_JWT_SIGNING_KEY_FILE"] = key_file.string();
     environment["NOVA_AUTH_JWT_ALGORITHM"] = auth::AlgorithmName(auth::Algorithm::kEdDsa);
   }
+  // A secret has two names, and only one may be set: here the file that the stack decided on.
+  std::erase_if(launch.environment,
+                [&](const auto& variable) { return environment.contains(variable.first + "_FILE"); });
   environment.merge(launch.environment);
   ProcessSpec process{.name = spec.name,
                       .program = plan_.program,
@@ -461,9 +471,8 @@ void Stack::RenewCertificates() {
   // Services watch their files; the two servers are told.
   for (const std::string& principal : *issued) {
     telemetry::LogInfo("certificate renewed", {{"principal", principal}});
-    // One that is down reads the new files when it starts.
-    if (principal == kPostgres) static_cast<void>(postgres_->server().Reload());
-    if (principal == kPooler) static_cast<void>(pooler_->pooler().Reload());
+    if (principal == kPostgres) postgres_->Reload();
+    if (principal == kPooler) pooler_->Reload();
   }
 }
 

@@ -126,9 +126,13 @@ class PgTest : public ::testing::TestWithParam<Route> {
   }
 
   double Connections(const std::string& state) {
-    return metrics_->Gauge("nova_postgres_pool_connections", "Connections to the database", {{"state", state}}).Value();
+    return metrics_
+        ->Gauge("nova_postgres_pool_connections", "Connections to the database", {{"pool", "main"}, {"state", state}})
+        .Value();
   }
-  double Waiters() { return metrics_->Gauge("nova_postgres_waiters", "Calls that wait for a connection").Value(); }
+  double Waiters() {
+    return metrics_->Gauge("nova_postgres_waiters", "Calls that wait for a connection", {{"pool", "main"}}).Value();
+  }
 
   runtime::Runtime runtime_{{.threads = 2}};
   std::unique_ptr<telemetry::Metrics> metrics_;

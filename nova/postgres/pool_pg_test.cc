@@ -392,12 +392,13 @@ TEST_P(PoolTest, PingAndMetrics) {
   EXPECT_TRUE(ping().ok());
   EXPECT_FALSE(Query("SELECT 1 / 0").ok());
   const std::string text = metrics_->Scrape();
-  EXPECT_THAT(text, HasSubstr("nova_postgres_pool_connections{state=\"idle\"} 1"));
-  EXPECT_THAT(text, HasSubstr("nova_postgres_pool_connections{state=\"in_use\"} 0"));
-  EXPECT_THAT(text, HasSubstr("nova_postgres_waiters 0"));
-  EXPECT_THAT(text, HasSubstr("nova_postgres_acquire_seconds_count{outcome=\"ok\"} 2"));
-  EXPECT_THAT(text, HasSubstr("nova_postgres_query_seconds_count{outcome=\"OK\",statement=\"ping\"} 1"));
-  EXPECT_THAT(text, HasSubstr("nova_postgres_query_seconds_count{outcome=\"INTERNAL\",statement=\"test\"} 1"));
+  EXPECT_THAT(text, HasSubstr("nova_postgres_pool_connections{pool=\"main\",state=\"idle\"} 1"));
+  EXPECT_THAT(text, HasSubstr("nova_postgres_pool_connections{pool=\"main\",state=\"in_use\"} 0"));
+  EXPECT_THAT(text, HasSubstr("nova_postgres_waiters{pool=\"main\"} 0"));
+  EXPECT_THAT(text, HasSubstr("nova_postgres_acquire_seconds_count{outcome=\"ok\",pool=\"main\"} 2"));
+  EXPECT_THAT(text, HasSubstr("nova_postgres_query_seconds_count{outcome=\"OK\",pool=\"main\",statement=\"ping\"} 1"));
+  EXPECT_THAT(text,
+              HasSubstr("nova_postgres_query_seconds_count{outcome=\"INTERNAL\",pool=\"main\",statement=\"test\"} 1"));
 }
 
 TEST_P(PoolTest, CloseRefusesWaitsAndCloses) {

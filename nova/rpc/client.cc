@@ -49,6 +49,8 @@ Client::Client(telemetry::Metrics& metrics, ClientConfig config, const tls::Chan
   grpc::ChannelArguments arguments;
   credentials.ApplyTo(arguments);
   arguments.SetMaxReceiveMessageSize(config_.message_bytes_max);
+  // Services and loopback are no matter for the proxy of somebody's shell.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectBackoffInitialMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectBackoffMaxMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);

@@ -140,8 +140,9 @@ Result<void> CheckTime(X509* certificate, std::string_view which, WallTime now, 
 
 // The same judgement a peer of the same authorities makes in the handshake, except for time: with an injected clock and
 // an allowance that is judged here, certificate by certificate.
-Result<void> CheckChain(const std::vector<X509Ptr>& chain, const std::vector<X509Ptr>& authorities,
-                        const CertificateFiles& files, Usage usage, WallTime now) {
+// Returns the chain it found, from the leaf to the authority, as PEM.
+Result<std::string> CheckChain(const std::vector<X509Ptr>& chain, const std::vector<X509Ptr>& authorities,
+                               const CertificateFiles& files, Usage usage, WallTime now) {
   const StorePtr store(X509_STORE_new());
   const StoreContextPtr context(X509_STORE_CTX_new());
   STACK_OF(X509)* intermediates = sk_X509_new_null();
@@ -166,8 +167,10 @@ Result<void> CheckChain(const std::vector<X509Ptr>& chain, const std::vector<X50
                    "put the issuing authority into that file, and intermediates behind the certificate");
   }
   const STACK_OF(X509)* verified = X509_STORE_CTX_get0_chain(context.get());
+  const BioPtr pem(BIO_new(BIO_s_mem()));
   for (int i = 0; i < sk_X509_num(verified); ++i) {
     X509* certificate = sk_X509_value(verified, i);
+    if (pem == nullptr || PEM_write_bio_X509(pem.get(), certificate) != 1) return Internal(OpenSslReason());
     const bool is_authority = std::ranges::any_of(
         authorities, [&](const X509Ptr& authority) { return X509_cmp(authority.get(), certificate) == 0; });
     NOVA_TRY(CheckTime(certificate,
@@ -176,7 +179,9 @@ Result<void> CheckChain(const std::vector<X509Ptr>& chain, const std::vector<X50
                                       : "an intermediate",
                        now, is_authority ? files.ca : files.certificate));
   }
-  return Ok();
+  char* text = nullptr;
+  const long size = BIO_get_mem_data(pem.get(), &text);
+  return std::string(text, static_cast<std::size_t>(size));
 }
 
 }  // namespace
@@ -223,8 +228,9 @@ Result<CertificateSet> ValidateCertificateTexts(CertificateTexts texts, const Ce
   CertificateInfo info;
   NOVA_TRY(info.principal, CheckPrincipal(ReadNames(leaf, info), files.certificate));
   NOVA_TRY(CheckUsage(leaf, usage, files.certificate));
-  NOVA_TRY(CheckChain(chain, authorities, files, usage, clock.WallNow()));
+  NOVA_TRY(auto complete_chain_pem, CheckChain(chain, authorities, files, usage, clock.WallNow()));
   return CertificateSet{.chain_pem = std::move(texts.chain_pem),
+                        .complete_chain_pem = std::move(complete_chain_pem),
                         .key_pem = std::move(texts.key_pem),
                         .ca_pem = std::move(texts.ca_pem),
                         .info = std::move(info)};

@@ -69,6 +69,9 @@ struct CertificateInfo {
 // Texts that passed every check, and what their leaf says.
 struct CertificateSet {
   std::string chain_pem;
+  // The chain that was verified, from the leaf to the authority itself. Shown to peers, because OpenSSL builds, and
+  // verifies, what is missing of a chain anew in each handshake.
+  std::string complete_chain_pem;
   Secret<> key_pem;
   std::string ca_pem;
   CertificateInfo info;

@@ -132,7 +132,7 @@ Result<void> IdentityPublisher::State::Publish(CertificateSet set) {
   fs::remove_all(folder, ignored);
   if (::mkdir(folder.c_str(), 0700) != 0)
     return FailedPrecondition("cannot create " + folder.string() + ": " + std::strerror(errno));
-  NOVA_TRY(WriteNewFile(folder / kCertificateName, set.chain_pem, 0600));
+  NOVA_TRY(WriteNewFile(folder / kCertificateName, set.complete_chain_pem, 0600));
   NOVA_TRY(WriteNewFile(folder / kKeyName, set.key_pem.Expose(), 0600));
   NOVA_TRY(WriteNewFile(folder / kCaName, set.ca_pem, 0600));
   // gRPC reads the key, then the certificate, and takes them for a pair if the modification times, in whole seconds,

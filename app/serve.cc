@@ -107,14 +107,10 @@ Result<ExitCode> ServeVerb::Run() {
   runtime::Runtime runtime;
   runtime::Scope background(runtime);
   std::unique_ptr<tls::IdentityPublisher> publisher;
+  NOVA_TRY(auto security, Security(publisher));
   NOVA_TRY(module_->Build(runtime, metrics_));
-  auto security = Security(publisher);
-  if (!security) {
-    (void)module_->Close(kStopLimit);
-    return security.error();
-  }
   // The module's pools have work of their own under way, so from here on every path closes it.
-  const auto ran = Serve(runtime, background, publisher.get(), *std::move(security), stop);
+  const auto ran = Serve(runtime, background, publisher.get(), std::move(security), stop);
   const auto stopped = background.Stop(kStopLimit);
   const auto closed = module_->Close(kStopLimit);
   // What ignores its end cannot be taken apart safely under its feet.

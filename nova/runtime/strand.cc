@@ -19,6 +19,7 @@ bool Strand::State::TryEnter() {
 
 bool Strand::State::Push(Work work) {
   std::lock_guard lock(mutex);
+  if (abandoned) return false;
   queue.push_back(std::move(work));
   return !std::exchange(busy, true);
 }
@@ -34,12 +35,37 @@ bool Strand::State::Pop(Work& work) {
   return true;
 }
 
-void Strand::State::ScheduleDrain() {
-  asio::post(io, [state = shared_from_this()] {
+// What the io_context is given to run; knows whether it was run or thrown away.
+class Strand::DrainTask {
+ public:
+  explicit DrainTask(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  DrainTask(DrainTask&&) noexcept = default;
+  DrainTask& operator=(DrainTask&&) = delete;
+  ~DrainTask() {
+    if (state_) state_->Abandon();
+  }
+
+  void operator()() {
+    const auto state = std::move(state_);
     State* const outer = std::exchange(current_, state.get());
     state->Drain();
     current_ = outer;
-  });
+  }
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+void Strand::State::ScheduleDrain() { asio::post(io, DrainTask(shared_from_this())); }
+
+void Strand::State::Abandon() {
+  // Work that is dropped may post more while it dies.
+  for (std::deque<Work> dropped;; dropped.clear()) {
+    std::lock_guard lock(mutex);
+    abandoned = true;
+    if (queue.empty()) return;
+    dropped.swap(queue);
+  }
 }
 
 void Strand::State::Drain() {

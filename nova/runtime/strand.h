@@ -84,14 +84,20 @@ class Strand {
     // The next piece; or none, and then the strand is idle.
     bool Pop(Work& work);
     void ScheduleDrain();
+    // The io_context is going away without having run the drain it was given. What is queued holds the strand, and the
+    // strand the queue: somebody has to let go.
+    void Abandon();
     // Precondition: entered. Runs what is queued, at most kDrainMax pieces in a row on this thread.
     void Drain();
 
     asio::io_context& io;
     std::mutex mutex;
     bool busy = false;       // guarded by mutex
+    bool abandoned = false;  // guarded by mutex; from then on work is dropped
     std::deque<Work> queue;  // guarded by mutex
   };
+
+  class DrainTask;
 
   Strand(std::shared_ptr<State> state, bool may_run_inline)
       : state_(std::move(state)), may_run_inline_(may_run_inline) {}

@@ -85,5 +85,18 @@ TEST(StrandTest, OrderOfOnePosterIsKept) {
   for (int i = 0; i < 1'000; ++i) EXPECT_EQ(seen[static_cast<std::size_t>(i)], i);
 }
 
+TEST(StrandTest, WorkThatIsNeverRunIsLetGo) {
+  const auto witness = std::make_shared<int>(0);
+  {
+    asio::io_context io;  // nobody runs it
+    const Strand strand(io);
+    // The work holds the strand, which holds the work.
+    asio::post(strand, [strand, witness] {});
+    asio::post(strand, [strand, witness] {});
+    EXPECT_EQ(witness.use_count(), 3);
+  }
+  EXPECT_EQ(witness.use_count(), 1);
+}
+
 }  // namespace
 }  // namespace nova::runtime

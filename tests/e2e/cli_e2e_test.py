@@ -121,6 +121,13 @@ class ToolsTest(harness.StackTest):
             self.assertGreater(step["milliseconds"], 0)
             self.assertTrue(step["step"] and step["observed"])
 
+    def test_a_proxy_of_the_shell_is_none_of_the_services(self):
+        proxy = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "grpc_proxy": "http://127.0.0.1:9"}
+        done = self.stack.verb("demo", **proxy)
+        self.assertEqual((done.code, done.err), (0, ""), done.out)
+        done = self.stack.verb("probe", **proxy)
+        self.assertEqual((done.code, done.out), (0, "SERVING\n"), done.err)
+
     def test_demo_without_a_server(self):
         done = self.stack.verb("demo", "--target", f"127.0.0.1:{self.stack.base + 9}")
         self.assertEqual(done.code, 3, done.out + done.err)

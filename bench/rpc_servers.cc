@@ -144,6 +144,7 @@ rpc::Service NovaService() {
   service.Handle(Methods::kHurried, echo);
   service.Handle(Methods::kOperatorOnly, echo);
   service.Handle(Methods::kForCaller, echo);
+  service.Handle(Methods::kForAnyone, echo);
   service.Handle(Methods::kFail, echo);
   service.Handle(Methods::kRepeat, stream);
   service.Handle(Methods::kJoin, join);

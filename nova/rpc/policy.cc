@@ -55,7 +55,9 @@ Result<MethodPolicy> LoadPolicy(std::string_view service_name, std::string_view 
                        : declared.idempotency() == v1::IDEMPOTENCY_KEYED ? Idempotency::kKeyed
                                                                          : Idempotency::kNone;
   policy.priority = static_cast<Priority>(declared.priority());
-  policy.caller_required = declared.caller() == v1::CALLER_RULE_REQUIRED;
+  policy.caller = declared.caller() == v1::CALLER_RULE_REQUIRED   ? CallerRule::kRequired
+                  : declared.caller() == v1::CALLER_RULE_OPTIONAL ? CallerRule::kOptional
+                                                                  : CallerRule::kNone;
   for (const std::string& peer : declared.allowed_peers()) {
     if (peer == "*") policy.any_peer = true;
     policy.allowed_peers.push_back(peer);

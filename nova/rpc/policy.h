@@ -12,6 +12,7 @@
 namespace nova::rpc {
 
 enum class Idempotency { kSafe, kKeyed, kNone };
+enum class CallerRule { kNone, kRequired, kOptional };
 enum class Priority { kCritical = 1, kHigh = 2, kNormal = 3, kLow = 4 };
 
 struct MethodPolicy {
@@ -22,7 +23,7 @@ struct MethodPolicy {
   std::chrono::milliseconds timeout{0};
   Idempotency idempotency = Idempotency::kNone;
   Priority priority = Priority::kNormal;
-  bool caller_required = false;
+  CallerRule caller = CallerRule::kNone;
   bool any_peer = false;
   std::vector<std::string> allowed_peers;
 

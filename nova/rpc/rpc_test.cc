@@ -63,6 +63,7 @@ Service MakeEcho(Seen& seen) {
   service.Handle(Methods::kHurried, Answer);
   service.Handle(Methods::kOperatorOnly, Answer);
   service.Handle(Methods::kForCaller, Answer);
+  service.Handle(Methods::kForAnyone, Answer);
   service.Handle(Methods::kFail, [](Call&, const EchoRequest& request) -> Task<EchoResponse> {
     if (request.text() == "throw") throw std::runtime_error("a bug with a private text");
     if (request.text() == "talk") co_return InvalidArgument(std::string(100'000, '\x01'));
@@ -251,6 +252,19 @@ TEST_F(RpcTest, TheCallerComesFromTheVerifiedToken) {
   EXPECT_EQ(answer->caller(), account_.ToString());
   EXPECT_EQ(Invoke(*gateway_, Methods::kForCaller, Text("x")).error().code(), Code::kUnauthenticated);
   EXPECT_EQ(Invoke(*gateway_, Methods::kForCaller, Text("x"), seconds(20), {.access_token = &bad}).error().code(),
+            Code::kUnauthenticated);
+}
+
+TEST_F(RpcTest, AnOptionalCallerIsNobodyWithoutATokenAndRefusedWithAWrongOne) {
+  const Secret<> good(std::string("good"));
+  const Secret<> bad(std::string("bad"));
+  const auto named = Invoke(*gateway_, Methods::kForAnyone, Text("x"), seconds(20), {.access_token = &good});
+  ASSERT_TRUE(named.ok()) << named.error().ToString();
+  EXPECT_EQ(named->caller(), account_.ToString());
+  const auto nobody = Invoke(*gateway_, Methods::kForAnyone, Text("x"));
+  ASSERT_TRUE(nobody.ok()) << nobody.error().ToString();
+  EXPECT_EQ(nobody->caller(), "");
+  EXPECT_EQ(Invoke(*gateway_, Methods::kForAnyone, Text("x"), seconds(20), {.access_token = &bad}).error().code(),
             Code::kUnauthenticated);
 }
 

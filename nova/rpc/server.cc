@@ -349,7 +349,7 @@ Result<void> Server::Start() {
       const auto handler = service.handlers().find(name);
       if (handler == service.handlers().end())
         return FailedPrecondition("method " + service.name() + "." + name + " has no handler");
-      if (policy.caller_required && !security_.stack.verify_token)
+      if (policy.caller != CallerRule::kNone && !security_.stack.verify_token)
         return FailedPrecondition("method " + service.name() + "." + name +
                                   " needs a caller, but this server verifies no tokens");
       methods_.push_back(std::move(policy));

@@ -143,9 +143,11 @@ class CallerLayer final : public ServerLayer {
   explicit CallerLayer(TokenVerifier verify) : verify_(std::move(verify)) {}
 
   Result<void> Admit(Incoming& incoming) override {
-    if (!incoming.method.caller_required) return Ok();
+    if (incoming.method.caller == CallerRule::kNone) return Ok();
     constexpr std::string_view kScheme = "bearer ";  // compared without regard to case (RFC 9110)
     const std::string_view header = Header(incoming, "authorization");
+    // A token that is there and wrong is refused all the same: its owner would wonder why he is nobody.
+    if (header.empty() && incoming.method.caller == CallerRule::kOptional) return Ok();
     const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
     if (!std::ranges::equal(header.substr(0, kScheme.size()), kScheme, {}, lower))
       return Unauthenticated("authorization: a header 'Bearer <access token>' is needed");

@@ -179,6 +179,11 @@ JwtVerifier::JwtVerifier(const JwtConfig& config, std::shared_ptr<const Jwks> ke
     : issuer_(config.issuer), audience_(config.audience), clock_(clock), keys_(std::move(keys)) {}
 
 Result<Claims> JwtVerifier::Verify(std::string_view token) const {
+  bool key_is_unknown = false;
+  return Verify(token, key_is_unknown);
+}
+
+Result<Claims> JwtVerifier::Verify(std::string_view token, bool& key_is_unknown) const {
   if (token.size() > kTokenBytesMax) return Refuse("longer than the limit");
   const std::size_t first = token.find('.');
   const std::size_t second = first == std::string_view::npos ? first : token.find('.', first + 1);
@@ -193,7 +198,8 @@ Result<Claims> JwtVerifier::Verify(std::string_view token) const {
   NOVA_TRY(const std::string_view algorithm, Text(header, "alg"));
   const std::shared_ptr<const Jwks> snapshot = keys();
   const VerificationKey* const key = snapshot->Find(kid);
-  if (key == nullptr) return Refuse("kid is unknown");
+  key_is_unknown = key == nullptr;
+  if (key_is_unknown) return Refuse("kid is unknown");
   if (algorithm != AlgorithmName(key->algorithm())) return Refuse("alg is not that of the key");
 
   const auto signature = Base64UrlDecode(token.substr(second + 1));

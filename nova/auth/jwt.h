@@ -112,6 +112,10 @@ class JwtVerifier {
   std::shared_ptr<const Jwks> keys() const;
 
  private:
+  friend class KeyFollower;
+  // As Verify; tells whether the refusal was for want of the key that the token names.
+  Result<Claims> Verify(std::string_view token, bool& key_is_unknown) const;
+
   // Constant after construction.
   const std::string issuer_;
   const std::vector<std::string> audience_;

@@ -1,4 +1,4 @@
-# The three kinds of target. Folder, namespace, target and include path carry one name: nova/redis is the target
+# The kinds of target. Folder, namespace, target and include path carry one name: nova/redis is the target
 # nova_redis.
 
 # nova_library(<name> SOURCES a.cc b.cc DEPS other_target ...)
@@ -9,6 +9,22 @@ function(nova_library name)
   target_link_libraries(${name} PUBLIC ${ARG_DEPS} PRIVATE nova_warnings)
   target_link_libraries(${name} PUBLIC nova_boost)
   target_precompile_headers(${name} REUSE_FROM nova_pch)
+endfunction()
+
+# What every service of services/ stands on, besides its contract.
+set(NOVA_SERVICE_DEPS
+  nova_api_events nova_base nova_config nova_telemetry nova_runtime nova_proto nova_rpc nova_postgres nova_redis
+  nova_events)
+
+# nova_service(<folder> SOURCES a.cc b.cc [DEPS other_target ...])
+# The service in services/<folder>, the target nova_<folder>: links NOVA_SERVICE_DEPS and its contract,
+# nova_api_<folder>, and embeds schema/*.sql. DEPS is what it uses besides.
+function(nova_service folder)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  nova_library(nova_${folder}
+    SOURCES ${ARG_SOURCES}
+    DEPS nova_api_${folder} ${NOVA_SERVICE_DEPS} ${ARG_DEPS})
+  nova_embed_sql(nova_${folder} NAMESPACE nova::${folder})
 endfunction()
 
 # nova_executable(<name> SOURCES ... DEPS ...)

@@ -33,8 +33,10 @@ UNIT_ROOTS = TOP_FOLDERS - FREE - {"k8s", "docs", "cmake", ".ci"}
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"', re.MULTILINE)
 IMPORT = re.compile(r'^[ \t]*import[ \t]+(?:public[ \t]+)?"([^"\n]+)"', re.MULTILINE)
-COMMAND = re.compile(r"\b(nova_library|nova_executable|nova_test|nova_proto_library|add_executable|add_library|"
-                     r"target_link_libraries)\s*\(([^()]*)\)", re.DOTALL)
+COMMAND = re.compile(r"\b(nova_library|nova_service|nova_executable|nova_test|nova_proto_library|add_executable|"
+                     r"add_library|target_link_libraries)\s*\(([^()]*)\)", re.DOTALL)
+# What nova_service links besides what it is told, and its contract.
+SERVICE_DEPS = re.compile(r"\bset\s*\(\s*NOVA_SERVICE_DEPS\b([^()]*)\)", re.DOTALL)
 NAMESPACE = re.compile(r"\b(?:inline\s+)?namespace\b\s*(?:\[\[[^\]]*\]\]\s*)?([\w:]*)\s*\{|[{}]")
 
 
@@ -176,16 +178,17 @@ class House:
     # --- Includes, imports and links ---
 
     def read_cmake(self):
+        texts = {path: re.sub(r"#[^\n]*", lambda comment: " " * len(comment.group()), self.text(path))
+                 for path in self.paths if path.name == "CMakeLists.txt" or path.suffix == ".cmake"}
+        service_deps = [word for text in texts.values() for match in SERVICE_DEPS.finditer(text)
+                        for word in match.group(1).split()]
         targets = []
-        for path in self.paths:
-            if path.name != "CMakeLists.txt" and path.suffix != ".cmake":
-                continue
-            text = re.sub(r"#[^\n]*", lambda comment: " " * len(comment.group()), self.text(path))
+        for path, text in texts.items():
             for match in COMMAND.finditer(text):
                 words = match.group(2).split()
                 if not words or "$" in words[0]:
                     continue
-                kind, section, parts = match.group(1), "SOURCES", {}
+                kind, name, section, parts = match.group(1), words[0], "SOURCES", {}
                 for word in words[1:]:
                     if word in ("SOURCES", "DEPS", "PROTOS", "TIMEOUT", "GRPC", "PUBLIC", "PRIVATE", "INTERFACE"):
                         section = word
@@ -194,11 +197,14 @@ class House:
                 files = [str(path.parent / word) for word in parts.get("SOURCES", ())] + parts.get("PROTOS", [])
                 if kind == "target_link_libraries":
                     parts["DEPS"] = words[1:]
+                if kind == "nova_service":
+                    name = "nova_" + words[0]
+                    parts["DEPS"] = ["nova_api_" + words[0], *service_deps, *parts.get("DEPS", ())]
                 if kind == "nova_proto_library":
                     units = {unit for file in parts.get("PROTOS", ()) if (unit := unit_of(file))}
                 else:
                     units = {unit_of(path)} - {None}
-                targets.append(Target(str(path), sources.line_of(text, match.start()), kind, words[0],
+                targets.append(Target(str(path), sources.line_of(text, match.start()), kind, name,
                                       tuple(sorted(units)), tuple(parts.get("DEPS", ())), tuple(files)))
         return targets
 
@@ -268,7 +274,8 @@ class House:
                 name = unit.split("/")[-1]
                 if unit.split("/")[0] not in UNIT_ROOTS:
                     continue
-                if target.kind in ("nova_library", "nova_proto_library") and target.name != target_of(unit):
+                if (target.kind in ("nova_library", "nova_service", "nova_proto_library")
+                        and target.name != target_of(unit)):
                     self.find(target.path, target.line, f"{target.name} is not named after its folder", target_of(unit))
                 if target.kind == "nova_test" and not re.fullmatch(rf"{name}_(\w+_)?test", target.name):
                     self.find(target.path, target.line, f"{target.name} is not named after its folder",

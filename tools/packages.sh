@@ -16,7 +16,7 @@ readonly policy_mark="Written by Nova's ./dev while it installs packages; safe t
 readonly cluster_dir=/etc/postgresql-common/createcluster.d
 readonly cluster_conf=$cluster_dir/nova-installs.conf
 # The packages that bring a daemon of the same name.
-readonly daemons=(pgbouncer)
+readonly daemons=(pgbouncer redis-server)
 
 fail() {
   local status=$1
@@ -44,8 +44,8 @@ list() {
     clang-19 lld-19 clang-format-19 libclang-rt-19-dev llvm-19 cmake ninja-build ccache pkg-config \
     libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libprotoc-dev \
     "libboost$boost-dev" "libboost-json$boost-dev" libpq-dev libssl-dev libsodium-dev prometheus-cpp-dev \
-    libspdlog-dev libfmt-dev libyaml-cpp-dev libicu-dev libgtest-dev libgmock-dev \
-    postgresql pgbouncer openssl python3 python3-grpcio python3-protobuf git ca-certificates procps iproute2
+    libspdlog-dev libfmt-dev libyaml-cpp-dev libicu-dev libhiredis-dev libgtest-dev libgmock-dev \
+    postgresql pgbouncer redis-server openssl python3 python3-grpcio python3-protobuf git ca-certificates procps iproute2
 }
 
 # Those of the given packages that are not installed; asks dpkg only.

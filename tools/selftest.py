@@ -130,6 +130,18 @@ class LayersTest(CheckerTest):
         self.write("services/social/rpc.cc", "")
         self.assert_finds_only("services/social/CMakeLists.txt:1: nova_social links nova_user: no service uses another")
 
+    def test_service_links_what_nova_service_says(self):
+        self.write("cmake/NovaTargets.cmake", "set(NOVA_SERVICE_DEPS\n  nova_base nova_rpc)\n")
+        self.write("services/user/CMakeLists.txt", "nova_service(user SOURCES rpc.cc)\n")
+        self.assert_passes("layers.py")
+        self.write("services/user/CMakeLists.txt", "nova_service(users SOURCES rpc.cc)\n")
+        self.assert_fails("layers.py", "services/user/CMakeLists.txt:1: nova_users is not named after its folder")
+        self.write("services/user/CMakeLists.txt", "nova_service(user SOURCES rpc.cc DEPS nova_redis)\n")
+        self.assert_finds_only("services/user/CMakeLists.txt:1: nova_user links nova_redis, which no CMakeLists.txt")
+        self.write("services/user/CMakeLists.txt", "nova_service(user SOURCES rpc.cc)\n")
+        self.edit("cmake/NovaTargets.cmake", " nova_rpc", "")
+        self.assert_finds_only('services/user/rpc.cc:3: includes "nova/rpc/server.h" without linking nova_rpc')
+
     def test_proto_import_against_the_layers(self):
         self.write("api/CMakeLists.txt", "nova_proto_library(nova_api_user PROTOS api/user/v2/user.proto)\n"
                                          "nova_proto_library(nova_api_media PROTOS api/media/v2/media.proto)\n")
@@ -207,6 +219,8 @@ class TextRulesTest(CheckerTest):
 
     def test_clean_tree_passes(self):
         self.write("nova/postgres/connection.cc", "void F() { PQfinish(nullptr); }\n")
+        self.write("nova/redis/parser.cc", "void F() { redisReaderFree(nullptr); }\n")
+        self.write("nova/redis/pipeline.cc", "void F() { co_spawn(io, work); }\n")  # by exemption
         self.write("nova/runtime/scope.cc", "void F() { co_spawn(io, work); }\n")
         self.write("nova/auth/password_test.cc", "void F() { co_spawn(io, work); }\n")
         self.write("nova/base/text.cc", '// sleep_for, asio::detached and PQexec() in a comment\nauto x = "usleep";\n'
@@ -223,6 +237,7 @@ class TextRulesTest(CheckerTest):
         self.assert_refuses(code, "auto token = asio::detached;\n", "runtime::Scope")
         self.assert_refuses(code, "void F() { asio::co_spawn(a, b, c); }\n", "runtime::Scope")
         self.assert_refuses(code, "void F() { PQexec(c, q); }\n", "postgres::Pool")
+        self.assert_refuses(code, "void F() { redisCommand(c, q); }\n", "redis::Client")
         self.assert_refuses(code, "using namespace std;\n", "[using-namespace]")
         self.assert_refuses(code, "int a;  \n", "x.cc:1: white space")
         self.assert_refuses("nova/base/x.h", "// no guard\nint a;\n", "x.h:1: a header without `#pragma once`")

@@ -42,6 +42,10 @@ RULES = [
          "libpq is called outside nova/postgres",
          "postgres::Pool (nova/postgres), where deadlines, cancellation and limits live",
          home=("nova/postgres",)),
+    Rule("hiredis", re.compile(r"\bredis[A-Z]\w*\s*\("),
+         "hiredis is called outside nova/redis",
+         "redis::Client (nova/redis), where deadlines, cancellation and the order of replies live",
+         home=("nova/redis",)),
     Rule("using-namespace", re.compile(r"\busing\s+namespace\s+std\s*;"),
          "`using namespace std` lets a new standard library change what a name means",
          "name what is used"),
@@ -63,6 +67,10 @@ class Exemption(typing.NamedTuple):
 EXEMPTIONS = [
     Exemption("local/sql.cc", "libpq",
               "the supervisor asks PgBouncer's console, which no pool can, and makes roles before any pool exists"),
+    Exemption("nova/redis/pipeline.cc", "co_spawn",
+              "the sender of a connection begins with the first command of a batch, in no task; the pipeline joins it"),
+    Exemption("local/redis_connection.cc", "hiredis",
+              "the supervisor asks whether Redis is ready from its main thread, which no runtime serves"),
     Exemption("local/stack_pg_test.cc", "libpq",
               "looks at the certificate of a handshake, which no pool shows"),
 ]

@@ -81,8 +81,9 @@ inline Result<void> Ok() { return {}; }
 #define NOVA_INTERNAL_TRY_ASSIGN(ret, decl, ...) \
   NOVA_INTERNAL_TRY_ASSIGN3(ret, NOVA_INTERNAL_CAT(nova_result_, __COUNTER__), decl, __VA_ARGS__)
 
-// NOVA_TRY(expr): returns the error of `expr`, if it holds one. NOVA_TRY(decl, expr): else initialises `decl` with
-// its value. Both are statements.
+// NOVA_TRY(expr): returns the error of `expr`, if it holds one. It is one statement. NOVA_TRY(decl, expr): else
+// initialises `decl` with its value. It is several statements, because `decl` outlives it: as the body of an if, else,
+// for or while it needs braces, and does not compile without them.
 #define NOVA_TRY(first, ...) \
   NOVA_INTERNAL_CAT(NOVA_INTERNAL_TRY, __VA_OPT__(_ASSIGN))(return, first __VA_OPT__(, ) __VA_ARGS__)
 #define NOVA_CO_TRY(first, ...) \

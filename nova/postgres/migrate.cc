@@ -1,5 +1,6 @@
 #include "nova/postgres/migrate.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <map>
@@ -25,16 +26,8 @@ constexpr Statement kLock{"migrate_lock", "SELECT pg_advisory_lock($1)"};
 constexpr Statement kNoStatementTimeout{"migrate_statement_timeout", "SET statement_timeout = 0"};
 // A migration that waits for a table makes everybody behind it wait as well: better to fail and come back.
 constexpr Statement kLockTimeout{"migrate_lock_timeout", "SET lock_timeout = '5s'"};
-constexpr Statement kCreateTable{"migrate_create_table",
-                                 "CREATE TABLE IF NOT EXISTS nova_migrations ("
-                                 "version integer PRIMARY KEY, "
-                                 "name text NOT NULL, "
-                                 "checksum bytea NOT NULL, "
-                                 "applied_at timestamptz NOT NULL DEFAULT now())"};
-constexpr Statement kSelectApplied{"migrate_select",
-                                   "SELECT version, name, checksum FROM nova_migrations ORDER BY version"};
-constexpr Statement kInsertApplied{"migrate_insert",
-                                   "INSERT INTO nova_migrations (version, name, checksum) VALUES ($1, $2, $3)"};
+// What PostgreSQL keeps of a name.
+constexpr std::size_t kNameBytesMax = 63;
 
 using Checksum = std::vector<std::uint8_t>;
 
@@ -42,6 +35,36 @@ struct Applied {
   std::string name;
   Checksum checksum;
 };
+
+// The statements on the history. A table's name cannot be a parameter, so it becomes part of their texts.
+class History {
+ public:
+  // Precondition: `table` is a plain name.
+  explicit History(std::string_view table)
+      : create_("CREATE TABLE IF NOT EXISTS " + std::string(table) +
+                " (version integer PRIMARY KEY, name text NOT NULL, checksum bytea NOT NULL, "
+                "applied_at timestamptz NOT NULL DEFAULT now())"),
+        select_("SELECT version, name, checksum FROM " + std::string(table) + " ORDER BY version"),
+        insert_("INSERT INTO " + std::string(table) + " (version, name, checksum) VALUES ($1, $2, $3)") {}
+
+  // Valid while the history lives.
+  Statement create() const { return {"migrate_create_table", create_}; }
+  Statement select() const { return {"migrate_select", select_}; }
+  Statement insert() const { return {"migrate_insert", insert_}; }
+
+ private:
+  const std::string create_;
+  const std::string select_;
+  const std::string insert_;
+};
+
+Result<void> CheckName(std::string_view table) {
+  const auto is_plain = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_'; };
+  if (table.empty() || table.size() > kNameBytesMax || (table[0] >= '0' && table[0] <= '9') ||
+      !std::ranges::all_of(table, is_plain))
+    return InvalidArgument("the history of migrations cannot be called '" + std::string(table) + "'");
+  return Ok();
+}
 
 // As the file is called: "0002_sessions".
 std::string Label(int version, std::string_view name) {
@@ -98,14 +121,14 @@ Error Failed(const std::string& label, Error error) {
   }
 }
 
-Task<void> Apply(Call& call, Connection& connection, const Migration& migration) {
+Task<void> Apply(Call& call, Connection& connection, const History& history, const Migration& migration) {
   const std::string label = Label(migration.version, migration.name);
   NOVA_CO_TRY(co_await connection.Script(call, "begin", "BEGIN"));
   Result<void> ran = co_await connection.Script(call, label, std::string(migration.sql));
   if (!ran) co_return Failed(label, std::move(ran).error());
   if (!connection.in_transaction())
     co_return FailedPrecondition("migration " + label + " ends its own transaction: remove its COMMIT or ROLLBACK");
-  auto noted = co_await connection.Query(call, kInsertApplied,
+  auto noted = co_await connection.Query(call, history.insert(),
                                          Params::Of(migration.version, migration.name, Sha256(migration.sql)));
   if (!noted) co_return Failed(label, std::move(noted).error());
   Result<void> committed = co_await connection.Script(call, "commit", "COMMIT");
@@ -113,12 +136,13 @@ Task<void> Apply(Call& call, Connection& connection, const Migration& migration)
   co_return Ok();
 }
 
-Task<MigrationReport> Run(Call& call, Connection& connection, std::span<const Migration> migrations) {
+Task<MigrationReport> Run(Call& call, Connection& connection, const History& history,
+                          std::span<const Migration> migrations) {
   NOVA_CO_TRY(co_await connection.Query(call, kNoStatementTimeout, {}));
   NOVA_CO_TRY(co_await connection.Query(call, kLock, Params::Of(kLockKey)));
   NOVA_CO_TRY(co_await connection.Query(call, kLockTimeout, {}));
-  NOVA_CO_TRY(co_await connection.Query(call, kCreateTable, {}));
-  NOVA_CO_TRY(const Rows rows, co_await connection.Query(call, kSelectApplied, {}));
+  NOVA_CO_TRY(co_await connection.Query(call, history.create(), {}));
+  NOVA_CO_TRY(const Rows rows, co_await connection.Query(call, history.select(), {}));
   std::map<int, Applied> applied;
   for (const Row row : rows) {
     int version = 0;
@@ -132,7 +156,7 @@ Task<MigrationReport> Run(Call& call, Connection& connection, std::span<const Mi
   if (!applied.empty()) report.version = applied.rbegin()->first;
   for (const Migration& migration : migrations) {
     if (applied.contains(migration.version)) continue;
-    NOVA_CO_TRY(co_await Apply(call, connection, migration));
+    NOVA_CO_TRY(co_await Apply(call, connection, history, migration));
     report.applied.push_back(Label(migration.version, migration.name));
     report.version = migration.version;
   }
@@ -141,8 +165,11 @@ Task<MigrationReport> Run(Call& call, Connection& connection, std::span<const Mi
 
 }  // namespace
 
-Task<MigrationReport> Migrate(Call& call, ConnectionConfig direct, std::span<const Migration> migrations) {
+Task<MigrationReport> Migrate(Call& call, ConnectionConfig direct, std::span<const Migration> migrations,
+                              std::string_view history) {
   NOVA_CO_TRY(CheckOrder(migrations));
+  NOVA_CO_TRY(CheckName(history));
+  const History statements(history);
   Canceller canceller;
   std::unique_ptr<Connection> connection;
   {
@@ -153,7 +180,7 @@ Task<MigrationReport> Migrate(Call& call, ConnectionConfig direct, std::span<con
     NOVA_CO_TRY(connection, std::move(opened));
   }
   // Closing the connection rolls back what is open and gives up the lock.
-  co_return co_await Run(call, *connection, migrations);
+  co_return co_await Run(call, *connection, statements, migrations);
 }
 
 }  // namespace nova::postgres

@@ -1,11 +1,11 @@
 // Migrations: the schema of a service, as numbered SQL files compiled into the binary.
 //
-//   services/identity/schema/0001_accounts.sql        CMake: nova_embed_sql(services_identity NAMESPACE nova::identity)
+//   services/identity/schema/0001_accounts.sql        CMake: nova_service(identity ...); nova_embed_sql elsewhere
 //   services/identity/schema/0002_sessions.sql        C++:   #include "services/identity/migrations.h"
 //                                                            nova::identity::Migrations()
 //
 // They run on a direct connection to PostgreSQL, never through PgBouncer: the lock that keeps two runs apart belongs to
-// a session. What was applied stands in the table nova_migrations, with the SHA-256 of its text.
+// a session. What was applied stands in a table, the history, with the SHA-256 of its text.
 #pragma once
 
 #include <span>
@@ -37,16 +37,22 @@ struct MigrationReport {
   int version = 0;
 };
 
+// The table that records what a service's own migrations did.
+inline constexpr std::string_view kHistory = "nova_migrations";
+
 // Brings the database of `direct` up to the last of `migrations`. Runs at once are safe, also from several machines:
 // one does the work, the others wait and find it done.
 //
-// Errors: INVALID_ARGUMENT if the list is not ascending; FAILED_PRECONDITION, naming the migration, if an applied one
-// has changed since, if one is older than the newest applied and was never applied, or if one fails (then it left
-// nothing behind, and those before it are kept); ABORTED if a lock on a table in use was not had in time; UNAVAILABLE
-// if the database cannot be reached; the end of the call.
+// `history` is the table that records them, made if it is missing. A part of the chassis that keeps tables of its own
+// in a service's database has a history of its own, so that both count their files from 1 and neither sees the other's.
+//
+// Errors: INVALID_ARGUMENT if the list is not ascending, or `history` is no plain name (a to z, digits, underscores);
+// FAILED_PRECONDITION, naming the migration, if an applied one has changed since, if one is older than the newest
+// applied and was never applied, or if one fails (then it left nothing behind, and those before it are kept); ABORTED
+// if a lock on a table in use was not had in time; UNAVAILABLE if the database cannot be reached; the end of the call.
 //
 // Deadline: the call's alone. Cancellation: cancels the statement in the server; the migration is rolled back.
 runtime::Task<MigrationReport> Migrate(runtime::Call& call, ConnectionConfig direct,
-                                       std::span<const Migration> migrations);
+                                       std::span<const Migration> migrations, std::string_view history = kHistory);
 
 }  // namespace nova::postgres

@@ -105,6 +105,35 @@ TEST_F(MigrateTest, ANewerDatabaseIsLeftAlone) {
   EXPECT_EQ(older->version, 3);
 }
 
+TEST_F(MigrateTest, TwoHistoriesOfOneDatabaseDoNotSeeEachOther) {
+  const auto run = [&](std::vector<Migration> migrations, std::string_view history) {
+    return runtime_.RunBlocking<MigrationReport>(
+        kSoon, [&](Call& call) { return Migrate(call, Server().Direct(kDatabase), migrations, history); });
+  };
+  const Migration others{1, "others", "CREATE TABLE other (id int)"};
+  const auto chassis = run({others}, "nova_other_migrations");
+  ASSERT_TRUE(chassis.ok()) << chassis.error().ToString();
+  EXPECT_THAT(chassis->applied, ElementsAre("0001_others"));
+  const auto service = Run({kFirst, kSecond});
+  ASSERT_TRUE(service.ok()) << service.error().ToString();
+  EXPECT_THAT(service->applied, ElementsAre("0001_first", "0002_second"));
+  const auto again = run({others}, "nova_other_migrations");
+  ASSERT_TRUE(again.ok()) << again.error().ToString();
+  EXPECT_THAT(again->applied, IsEmpty());
+  EXPECT_EQ(again->version, 1);
+  EXPECT_EQ(Value("SELECT string_agg(name, ',') AS v FROM nova_other_migrations"), "others");
+  EXPECT_EQ(Value("SELECT string_agg(name, ',' ORDER BY version) AS v FROM nova_migrations"), "first,second");
+}
+
+TEST_F(MigrateTest, AHistoryIsAPlainName) {
+  for (const std::string_view name : {"", "a b", "a;b", "A", "1a", "a.b"}) {
+    const auto refused = runtime_.RunBlocking<MigrationReport>(
+        kSoon, [&](Call& call) { return Migrate(call, Server().Direct(kDatabase), {}, name); });
+    ASSERT_FALSE(refused.ok()) << name;
+    EXPECT_EQ(refused.error().code(), Code::kInvalidArgument) << name;
+  }
+}
+
 TEST_F(MigrateTest, AListOutOfOrderIsRefused) {
   EXPECT_EQ(Run({kSecond, kFirst}).error().code(), Code::kInvalidArgument);
   EXPECT_EQ(Run({kFirst, kFirst}).error().code(), Code::kInvalidArgument);

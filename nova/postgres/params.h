@@ -9,9 +9,12 @@
 //   Uuid                                     uuid
 //   WallTime                                 timestamptz, rounded down to microseconds
 //   std::vector or std::span of bytes        bytea
+//   the same of Uuid, std::int64_t,          uuid[], bigint[], text[]: WHERE id = ANY ($1), FROM unnest($1, $2)
+//     std::string
 //   std::optional of these                   the type, NULL if empty
 #pragma once
 
+#include <chrono>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -25,6 +28,10 @@
 #include "nova/base/uuid.h"
 
 namespace nova::postgres {
+
+// What the server keeps of a time. Whatever is both written and answered goes through this first, so that the first
+// answer equals every later one.
+inline WallTime ToStoredPrecision(WallTime time) { return std::chrono::floor<std::chrono::microseconds>(time); }
 
 // A value type of its own: owns copies of what it was given.
 class Params {
@@ -47,6 +54,9 @@ class Params {
   void Add(WallTime value);
   void Add(std::span<const std::uint8_t> value);
   void Add(const std::vector<std::uint8_t>& value) { Add(std::span<const std::uint8_t>(value)); }
+  void Add(std::span<const Uuid> values);
+  void Add(std::span<const std::int64_t> values);
+  void Add(std::span<const std::string> values);
   // A template, so that neither pointers nor floating point become integers on the way.
   template <std::integral T>
   void Add(T value) {

@@ -7,12 +7,12 @@
 #include <gtest/gtest.h>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "nova/postgres/pool.h"
 #include "nova/runtime/one_shot.h"
 #include "nova/runtime/runtime.h"
 #include "nova/telemetry/metrics.h"
+#include "tests/eventually.h"
 #include "tests/postgres_fixture.h"
 
 namespace nova::postgres {
@@ -22,20 +22,11 @@ using namespace std::chrono_literals;
 using runtime::Call;
 using runtime::OneShot;
 using runtime::Task;
+using tests::Eventually;
 using tests::PostgresFixture;
 
 // A bound on what must happen soon; reaching it fails the test.
 inline constexpr Duration kSoon = 20s;
-
-// Asks again until it is so. Each question costs a round trip or more, so nothing spins.
-inline bool Eventually(const std::function<bool()>& is_so) {
-  const SteadyTime until = Clock::System().Now() + kSoon;
-  while (!is_so()) {
-    if (Clock::System().Now() > until) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
 
 // A task that was started, and can be cancelled, from the test's thread.
 template <class T>

@@ -1,6 +1,8 @@
 #include <filesystem>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <limits>
+#include <span>
 #include <vector>
 
 #include "nova/postgres/pg_test.h"
@@ -65,6 +67,41 @@ TEST_P(PoolTest, TheServerSeesTheSameValues) {
   ASSERT_TRUE(rows.ok()) << rows.error().ToString();
   for (int i = 0; i < 4; ++i) EXPECT_TRUE(*(*rows)[0].Get<bool>(i)) << i;
   EXPECT_EQ(*Query("SELECT '2024-02-29 14:34:56.789012+02'::timestamptz")->begin().operator*().Get<WallTime>(0), leap);
+}
+
+TEST_P(PoolTest, TheServerSeesTheSameArrays) {
+  const std::vector<Uuid> ids = {Uuid(), *Uuid::Parse("01234567-89ab-cdef-0123-456789abcdef")};
+  const std::vector<std::int64_t> numbers = {std::numeric_limits<std::int64_t>::min(), -1, 0,
+                                             std::numeric_limits<std::int64_t>::max()};
+  // What would need quoting in the text form.
+  const std::vector<std::string> texts = {"", "a,b", "{\"x\"}", "NULL", "back\\slash", " ü "};
+  const auto rows = Query(
+      "SELECT $1 = ARRAY['00000000-0000-0000-0000-000000000000', '01234567-89ab-cdef-0123-456789abcdef']::uuid[], "
+      "$2 = ARRAY[-9223372036854775808, -1, 0, 9223372036854775807], "
+      "$3 = ARRAY['', 'a,b', '{\"x\"}', 'NULL', 'back\\slash', ' ü '], "
+      "$4 = '{}'::uuid[], $5 = '{}'::bigint[], $6 = '{}'::text[], $7 IS NULL, $8[1] = 7",
+      ids, std::span<const std::int64_t>(numbers), texts, std::vector<Uuid>(), std::vector<std::int64_t>(),
+      std::vector<std::string>(), std::optional<std::vector<Uuid>>(), std::optional(std::vector<std::int64_t>{7}));
+  ASSERT_TRUE(rows.ok()) << rows.error().ToString();
+  for (int i = 0; i < 8; ++i) EXPECT_TRUE(*(*rows)[0].Get<bool>(i)) << i;
+}
+
+TEST_P(PoolTest, AnArrayIsSearchedAndUnnestedInItsOrder) {
+  const std::vector<std::int64_t> numbers = {3, 1, 2, 1};
+  const std::vector<std::string> names = {"three", "one", "two", "one again"};
+  const auto rows = Query("SELECT number, name, number = ANY ($3) FROM unnest($1, $2) AS batch (number, name)", numbers,
+                          names, std::vector<std::int64_t>{1, 4});
+  ASSERT_TRUE(rows.ok()) << rows.error().ToString();
+  ASSERT_EQ(rows->size(), 4);
+  for (int i = 0; i < 4; ++i) {
+    std::int64_t number = 0;
+    std::string name;
+    bool found = false;
+    ASSERT_TRUE((*rows)[i].Read(number, name, found));
+    EXPECT_EQ(number, numbers[static_cast<std::size_t>(i)]);
+    EXPECT_EQ(name, names[static_cast<std::size_t>(i)]);
+    EXPECT_EQ(found, number == 1);
+  }
 }
 
 TEST_P(PoolTest, AStringWithANulByteIsRefused) {

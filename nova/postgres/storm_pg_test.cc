@@ -1,13 +1,14 @@
 // Calls that end at random moments, many at once on few connections: whatever the moment, nothing leaks, nobody else
 // is hit, and a transaction is either done or not.
 #include <atomic>
-#include <cstdlib>
 #include <gtest/gtest.h>
+#include <iostream>
 #include <random>
 #include <set>
 
 #include "nova/postgres/pg_test.h"
 #include "nova/runtime/scope.h"
+#include "tests/seed.h"
 
 namespace nova::postgres {
 namespace {
@@ -96,9 +97,7 @@ Task<void> StormTest::Rage(Call& call, unsigned seed, int task, Log& log) {
 }
 
 TEST_P(StormTest, NothingLeaksAndNobodyElseIsHit) {
-  const char* const fixed = std::getenv("NOVA_TEST_SEED");
-  const unsigned seed = fixed != nullptr ? static_cast<unsigned>(std::stoul(fixed)) : std::random_device{}();
-  std::cout << "seed " << seed << " (NOVA_TEST_SEED=" << seed << " repeats it)\n";
+  const unsigned seed = tests::TestSeed();
   PoolConfig config = Defaults();
   config.size_max = 4;
   config.acquire_timeout = 20s;

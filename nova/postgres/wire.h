@@ -23,10 +23,13 @@ enum Oid : std::uint32_t {
   kJson = 114,
   kFloat4 = 700,
   kFloat8 = 701,
+  kTextArray = 1009,
+  kInt8Array = 1016,
   kBpchar = 1042,
   kVarchar = 1043,
   kTimestamptz = 1184,
   kUuid = 2950,
+  kUuidArray = 2951,
   kJsonb = 3802,
 };
 

@@ -1,0 +1,463 @@
+#include "nova/redis/client.h"
+
+#include <algorithm>
+#include <array>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "nova/redis/connection.h"
+#include "nova/redis/parser.h"
+#include "nova/redis/pipeline.h"
+#include "nova/runtime/one_shot.h"
+#include "nova/telemetry/log.h"
+
+namespace nova::redis {
+namespace {
+
+using runtime::Call;
+using runtime::OneShot;
+using runtime::Task;
+
+// Once everything is told to stop, nothing waits for a peer any more; so Close has this much left, whatever its limit.
+constexpr Duration kStopLimitMin = std::chrono::seconds(1);
+// Commands with a figure of their own in metrics; what a program says beyond that is counted as one.
+constexpr std::size_t kVerbsMax = 64;
+constexpr std::string_view kOtherVerb = "other";
+
+double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+// The metrics of each verb that occurs, found without the registry's lock and string labels.
+class CommandMetrics {
+ public:
+  CommandMetrics(telemetry::Metrics& metrics, std::string client) : metrics_(metrics), client_(std::move(client)) {}
+
+  void Count(std::string_view verb, Code outcome) {
+    prometheus::Counter* counter = nullptr;
+    {
+      std::lock_guard lock(mutex_);
+      prometheus::Counter*& known = Find(verb).counters[static_cast<std::size_t>(outcome)];
+      if (known == nullptr)
+        known = &metrics_.Counter(
+            "nova_redis_commands_total", "Commands to Redis",
+            {{"client", client_}, {"command", std::string(Label(verb))}, {"outcome", std::string(CodeName(outcome))}});
+      counter = known;
+    }
+    counter->Increment();
+  }
+
+  void Observe(std::string_view verb, Duration took) {
+    prometheus::Histogram* histogram = nullptr;
+    {
+      std::lock_guard lock(mutex_);
+      prometheus::Histogram*& known = Find(verb).histogram;
+      if (known == nullptr)
+        known = &metrics_.Histogram("nova_redis_command_seconds",
+                                    "Time until the reply; of commands that are sent together, under the first's name",
+                                    telemetry::kLatencyBuckets,
+                                    {{"client", client_}, {"command", std::string(Label(verb))}});
+      histogram = known;
+    }
+    histogram->Observe(Seconds(took));
+  }
+
+ private:
+  struct Verb {
+    std::array<prometheus::Counter*, kCodeCount> counters{};
+    prometheus::Histogram* histogram = nullptr;
+  };
+
+  // Both with mutex_ held, Find first.
+  Verb& Find(std::string_view verb) {
+    if (const auto known = verbs_.find(verb); known != verbs_.end()) return known->second;
+    return verbs_[std::string(verbs_.size() < kVerbsMax ? verb : kOtherVerb)];
+  }
+  std::string_view Label(std::string_view verb) const { return verbs_.contains(verb) ? verb : kOtherVerb; }
+
+  telemetry::Metrics& metrics_;
+  const std::string client_;
+  std::mutex mutex_;
+  std::map<std::string, Verb, std::less<>> verbs_;  // guarded by mutex_
+};
+
+// Says whose deadline it was: the call's, or command_timeout.
+Error Attribute(const Call& call, Error error, const Command& command) {
+  if (error.code() != Code::kDeadlineExceeded) return error;
+  if (Result<void> ended = call.Check(); !ended) return std::move(ended).error();
+  return DeadlineExceeded("Redis took too long",
+                          "command=" + std::string(command.verb()) + " ran into redis.command_timeout");
+}
+
+Code OutcomeOf(const Reply& reply) { return reply.is_error() ? ToError(reply).code() : Code::kOk; }
+
+Error Stopping() { return Unavailable("the service is stopping", "the Redis client is closed"); }
+
+}  // namespace
+
+struct Client::State {
+  State(telemetry::Metrics& metrics, ClientConfig client_config)
+      : config(std::move(client_config)),
+        commands(metrics, config.name),
+        connected_gauge(ConnectionsGauge(metrics, "connected")),
+        connecting_gauge(ConnectionsGauge(metrics, "connecting")),
+        blocking_gauge(ConnectionsGauge(metrics, "blocking")),
+        reconnects(metrics.Counter("nova_redis_reconnects_total", "Shared connections opened again after a loss",
+                                   {{"client", config.name}})),
+        abandoned_replies(metrics.Counter("nova_redis_abandoned_replies_total",
+                                          "Replies that came when their caller had gone", {{"client", config.name}})),
+        slots(static_cast<std::size_t>(config.connections)) {}
+
+  prometheus::Gauge& ConnectionsGauge(telemetry::Metrics& metrics, const std::string& state) const {
+    return metrics.Gauge("nova_redis_connections", "Connections to Redis", {{"client", config.name}, {"state", state}});
+  }
+
+  // One of the shared connections, which a task of its own keeps open.
+  struct Slot {
+    std::shared_ptr<Pipeline> pipeline;  // null while there is no connection
+    bool connecting = true;              // or about to, without a delay
+  };
+
+  // A call under way, from its admission to its end.
+  class Admission {
+   public:
+    explicit Admission(State& state) : state_(state) {
+      std::lock_guard lock(state_.mutex);
+      admitted_ = !state_.closing;
+      if (admitted_) ++state_.calls;
+    }
+    ~Admission() {
+      if (!admitted_) return;
+      std::lock_guard lock(state_.mutex);
+      if (--state_.calls == 0) state_.calls_ended.notify_all();
+    }
+    Admission(const Admission&) = delete;
+    Admission& operator=(const Admission&) = delete;
+
+    explicit operator bool() const { return admitted_; }
+
+   private:
+    State& state_;
+    bool admitted_ = false;
+  };
+
+  static Task<void> KeepConnected(std::shared_ptr<State> self, Call& call, Slot& slot);
+  void Connected(Slot& slot, std::shared_ptr<Pipeline> pipeline);
+  // The connection is lost; another attempt follows, at once or after a delay that has begun.
+  void Lost(Slot& slot, const Error& why, bool at_once);
+
+  Task<std::shared_ptr<Pipeline>> FindPipeline(Call& call);
+  Task<std::vector<Reply>> Send(Call& call, const std::vector<Command>& batch);
+  Task<Reply> Block(Call& call, const Command& command);
+  Task<std::unique_ptr<Connection>> TakeBlocking(Call& call);
+  Task<std::unique_ptr<Connection>> Open(Call& call);
+
+  Result<void> CheckSize(std::span<const Command> batch) const;
+  // From the last of so many failures in a row to the next attempt. Precondition: mutex is held.
+  Duration Delay(int failures);
+  void UpdateGauges();  // precondition: mutex is held
+
+  const ClientConfig config;
+  CommandMetrics commands;
+  prometheus::Gauge& connected_gauge;
+  prometheus::Gauge& connecting_gauge;
+  prometheus::Gauge& blocking_gauge;
+  prometheus::Counter& reconnects;
+  prometheus::Counter& abandoned_replies;
+  std::once_flag started;
+
+  std::mutex mutex;
+  std::condition_variable calls_ended;
+  // Guarded by mutex.
+  std::vector<Slot> slots;  // never changes its size
+  std::vector<OneShot<std::shared_ptr<Pipeline>>> waiters;
+  Error last_failure;  // why there is no shared connection
+  int blocking_in_use = 0;
+  std::vector<std::unique_ptr<Connection>> blocking_idle;  // the last one given back is the first one taken
+  int blocking_failures = 0;                               // attempts to connect, in a row
+  SteadyTime blocking_next_attempt = SteadyTime::min();
+  Error blocking_failure;
+  int calls = 0;
+  bool closing = false;
+  std::minstd_rand random{std::random_device{}()};
+};
+
+void Client::State::UpdateGauges() {
+  connected_gauge.Set(static_cast<double>(std::ranges::count_if(slots, [](const Slot& s) { return !!s.pipeline; })));
+  connecting_gauge.Set(static_cast<double>(std::ranges::count_if(slots, &Slot::connecting)));
+  blocking_gauge.Set(blocking_in_use + static_cast<double>(blocking_idle.size()));
+}
+
+Duration Client::State::Delay(int failures) {
+  Duration most = config.reconnect_delay_min;
+  for (int i = 1; i < failures && most < config.reconnect_delay_max; ++i) most *= 2;
+  most = std::min<Duration>(most, config.reconnect_delay_max);
+  return Duration(std::uniform_int_distribution<Duration::rep>(0, most.count())(random));
+}
+
+Task<std::unique_ptr<Connection>> Client::State::Open(Call& call) {
+  Call attempt(call, config.connect_timeout);
+  auto opened = co_await Connection::Open(attempt, config);
+  if (!opened && opened.error().code() == Code::kDeadlineExceeded && call.Check())
+    co_return RedisUnavailable(opened.error().detail() + ": no answer within redis.connect_timeout");
+  co_return opened;
+}
+
+Task<void> Client::State::KeepConnected(std::shared_ptr<State> self, Call& call, Slot& slot) {
+  bool was_connected = false;
+  for (int failures = 0;;) {
+    auto opened = co_await self->Open(call);
+    NOVA_CO_TRY(call.Check());
+    Error why;
+    bool lived = false;
+    if (opened) {
+      if (std::exchange(was_connected, true)) {
+        self->reconnects.Increment();
+        telemetry::LogInfo("connected to Redis again", {{"client", self->config.name}});
+      }
+      const SteadyTime begin = Clock::System().Now();
+      const auto pipeline =
+          std::make_shared<Pipeline>(call.strand(), *std::move(opened), self->config, self->abandoned_replies);
+      self->Connected(slot, pipeline);
+      Result<void> ended = co_await pipeline->Serve(call);
+      why = std::move(ended).error();
+      lived = Clock::System().Now() - begin >= self->config.reconnect_delay_max;
+    } else {
+      why = std::move(opened).error();
+    }
+    // A connection that lived is worth another at once; one that did not is as good as a failed attempt.
+    if (lived) failures = 0;
+    if (failures == 0 && call.Check())
+      telemetry::LogWarn("a connection to Redis failed; it is opened again until it works",
+                         {{"client", self->config.name}, {"error", why}});
+    self->Lost(slot, why, lived);
+    NOVA_CO_TRY(call.Check());
+    if (lived) continue;
+    Duration delay{};
+    {
+      std::lock_guard lock(self->mutex);
+      delay = self->Delay(++failures);
+    }
+    NOVA_CO_TRY(co_await runtime::Sleep(call, delay));
+    std::lock_guard lock(self->mutex);
+    slot.connecting = true;
+    self->UpdateGauges();
+  }
+}
+
+void Client::State::Connected(Slot& slot, std::shared_ptr<Pipeline> pipeline) {
+  std::vector<OneShot<std::shared_ptr<Pipeline>>> served;
+  {
+    std::lock_guard lock(mutex);
+    slot = {.pipeline = pipeline, .connecting = false};
+    served.swap(waiters);
+    UpdateGauges();
+  }
+  for (const auto& waiter : served) (void)waiter.TrySet(pipeline);
+}
+
+void Client::State::Lost(Slot& slot, const Error& why, bool at_once) {
+  std::vector<OneShot<std::shared_ptr<Pipeline>>> refused;
+  {
+    std::lock_guard lock(mutex);
+    slot = {.pipeline = nullptr, .connecting = at_once};
+    last_failure = why;
+    if (std::ranges::none_of(slots, [](const Slot& other) { return other.pipeline || other.connecting; }))
+      refused.swap(waiters);
+    UpdateGauges();
+  }
+  for (const auto& waiter : refused) (void)waiter.TrySet(why);
+}
+
+Task<std::shared_ptr<Pipeline>> Client::State::FindPipeline(Call& call) {
+  const OneShot<std::shared_ptr<Pipeline>> waiter;
+  {
+    std::lock_guard lock(mutex);
+    if (closing) co_return Stopping();
+    std::shared_ptr<Pipeline> best;
+    bool connecting = false;
+    for (const Slot& slot : slots) {
+      connecting |= slot.connecting;
+      if (slot.pipeline && (!best || slot.pipeline->load() < best->load())) best = slot.pipeline;
+    }
+    if (best) co_return best;
+    if (!connecting) co_return Error(last_failure).WithContext("the next attempt is not due yet");
+    if (static_cast<int>(waiters.size()) >= config.pipeline_max)
+      co_return ResourceExhausted("the service is busy, try again later",
+                                  "redis.pipeline_max calls wait for a connection to Redis already");
+    waiters.push_back(waiter);
+  }
+  auto pipeline = co_await waiter.Wait(call);
+  if (!pipeline) {
+    std::lock_guard lock(mutex);
+    std::erase(waiters, waiter);
+  }
+  co_return pipeline;
+}
+
+Result<void> Client::State::CheckSize(std::span<const Command> batch) const {
+  std::int64_t bytes = 0;
+  for (const Command& command : batch) bytes += WireBytesMax(command);
+  if (bytes <= config.queued_bytes_max) return Ok();
+  return ResourceExhausted("this is too much at once",
+                           std::to_string(bytes) + " bytes of commands are over redis.queued_bytes_max");
+}
+
+Task<std::vector<Reply>> Client::State::Send(Call& call, const std::vector<Command>& batch) {
+  NOVA_CO_TRY(call.Check());
+  NOVA_CO_TRY(CheckSize(batch));
+  NOVA_CO_TRY(const std::shared_ptr<Pipeline> pipeline, co_await FindPipeline(call));
+  const auto sending = std::make_shared<Batch>();
+  sending->commands = static_cast<int>(batch.size());
+  for (const Command& command : batch) sending->wire += Format(command);
+  NOVA_CO_TRY(pipeline->Submit(sending));
+  auto replies = co_await sending->done.Wait(call);
+  if (!replies) sending->abandoned = true;
+  co_return replies;
+}
+
+Task<std::unique_ptr<Connection>> Client::State::TakeBlocking(Call& call) {
+  for (;;) {
+    std::unique_ptr<Connection> idle;
+    {
+      std::lock_guard lock(mutex);
+      if (blocking_idle.empty()) {
+        if (Clock::System().Now() >= blocking_next_attempt) break;
+        co_return Error(blocking_failure).WithContext("the next attempt is not due yet");
+      }
+      idle = std::move(blocking_idle.back());
+      blocking_idle.pop_back();
+    }
+    if (idle->PeerIsSilent()) co_return idle;
+  }
+  auto opened = co_await Open(call);
+  if (!opened && !call.Check()) co_return opened;
+  std::lock_guard lock(mutex);
+  blocking_failures = opened ? 0 : blocking_failures + 1;
+  if (!opened) {
+    blocking_failure = opened.error();
+    blocking_next_attempt = Clock::System().Now() + Delay(blocking_failures);
+  }
+  co_return opened;
+}
+
+Task<Reply> Client::State::Block(Call& call, const Command& command) {
+  NOVA_CO_TRY(call.Check());
+  NOVA_CO_TRY(CheckSize({&command, 1}));
+  {
+    std::lock_guard lock(mutex);
+    if (blocking_in_use >= config.blocking_connections_max)
+      co_return ResourceExhausted("the service is busy, try again later",
+                                  "redis.blocking_connections_max commands block already");
+    ++blocking_in_use;
+    UpdateGauges();
+  }
+  Result<Reply> reply = Error();
+  auto connection = co_await TakeBlocking(call);
+  if (connection) {
+    reply = co_await (*connection)->Exchange(call, Format(command));
+  } else {
+    reply = std::move(connection).error();
+  }
+  std::lock_guard lock(mutex);
+  --blocking_in_use;
+  // After an error it is closed, and dies when the lock is gone.
+  if (reply && !closing) blocking_idle.push_back(*std::move(connection));
+  UpdateGauges();
+  co_return reply;
+}
+
+Client::Client(runtime::Runtime& runtime, telemetry::Metrics& metrics, ClientConfig config)
+    : state_(std::make_shared<State>(metrics, std::move(config))), background_(runtime) {}
+
+Client::~Client() = default;
+
+Task<std::vector<Reply>> Client::Send(Call& call, const std::vector<Command>& commands) {
+  const auto state = state_;
+  const State::Admission admission(*state);
+  if (!admission) co_return Stopping();
+  std::call_once(state->started, [&] {
+    for (State::Slot& slot : state->slots) {
+      background_.Spawn("redis: a shared connection", [state, &slot](Call& keeping) -> Task<void> {
+        co_return co_await State::KeepConnected(state, keeping, slot);
+      });
+    }
+  });
+
+  const SteadyTime begin = Clock::System().Now();
+  Call limited(call, state->config.command_timeout);
+  auto replies = co_await state->Send(limited, commands);
+  if (!replies) replies = Attribute(call, std::move(replies).error(), commands.front());
+  for (std::size_t i = 0; i < commands.size(); ++i)
+    state->commands.Count(commands[i].verb(), replies ? OutcomeOf((*replies)[i]) : replies.error().code());
+  state->commands.Observe(commands.front().verb(), Clock::System().Now() - begin);
+  co_return replies;
+}
+
+Task<Reply> Client::Run(Call& call, Command command) {
+  std::vector<Command> commands;
+  commands.push_back(std::move(command));
+  NOVA_CO_TRY(std::vector<Reply> replies, co_await Send(call, commands));
+  Reply& reply = replies.front();
+  if (reply.is_error()) co_return ToError(reply).WithContext("command=" + std::string(commands.front().verb()));
+  co_return std::move(reply);
+}
+
+Task<std::vector<Reply>> Client::RunAll(Call& call, std::vector<Command> commands) {
+  if (commands.empty()) co_return std::vector<Reply>();
+  co_return co_await Send(call, commands);
+}
+
+Task<Reply> Client::RunBlocking(Call& call, Command command, Duration block) {
+  const auto state = state_;
+  const State::Admission admission(*state);
+  if (!admission) co_return Stopping();
+  Call limited(call, block + state->config.command_timeout);
+  auto reply = co_await state->Block(limited, command);
+  if (!reply) reply = Attribute(call, std::move(reply).error(), command);
+  state->commands.Count(command.verb(), reply ? OutcomeOf(*reply) : reply.error().code());
+  if (reply && reply->is_error()) co_return ToError(*reply).WithContext("command=" + std::string(command.verb()));
+  co_return reply;
+}
+
+Task<void> Client::Ping(Call& call) {
+  NOVA_CO_TRY(co_await Run(call, Command("PING")));
+  co_return Ok();
+}
+
+Result<void> Client::Close(Duration limit) {
+  const SteadyTime until = Clock::System().Now() + limit;
+  std::vector<OneShot<std::shared_ptr<Pipeline>>> refused;
+  std::vector<std::unique_ptr<Connection>> idle;
+  bool ended = false;
+  int left = 0;
+  {
+    std::unique_lock lock(state_->mutex);
+    state_->closing = true;
+    refused.swap(state_->waiters);
+    idle.swap(state_->blocking_idle);
+    state_->UpdateGauges();
+    lock.unlock();
+    for (const auto& waiter : refused) (void)waiter.TrySet(Stopping());
+    idle.clear();
+    lock.lock();
+    ended = state_->calls_ended.wait_until(lock, until, [this] { return state_->calls == 0; });
+    left = state_->calls;
+  }
+  NOVA_TRY(background_.Stop(std::max(until - Clock::System().Now(), kStopLimitMin)));
+  {
+    std::lock_guard lock(state_->mutex);
+    for (State::Slot& slot : state_->slots) slot = {.pipeline = nullptr, .connecting = false};
+    state_->UpdateGauges();
+  }
+  if (ended) return Ok();
+  return DeadlineExceeded("closing the Redis client took too long",
+                          std::to_string(left) + " calls were still under way");
+}
+
+}  // namespace nova::redis

@@ -1,0 +1,57 @@
+// Settings of the connections to Redis.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include "nova/base/result.h"
+#include "nova/base/secret.h"
+#include "nova/config/config.h"
+
+namespace nova::redis {
+
+struct ClientConfig {
+  // Tells the clients of a process apart in metrics.
+  std::string name = "main";
+  // A name or an address.
+  std::string host = "127.0.0.1";
+  int port = 6379;
+  // An ACL user of Redis; empty: the default user.
+  std::string user;
+  // Empty: no AUTH is sent.
+  Secret<> password;
+  // Off for development only.
+  bool tls = true;
+  // PEM file with the authorities that may have signed the server's certificate. It is read anew for every connection.
+  std::string ca_path;
+  // The DNS name that the server's certificate must carry; empty: `host`.
+  std::string server_name;
+  // Connections that calls share; each carries many commands at once, in order.
+  int connections = 2;
+  // Connections for blocking commands, at most; each is its caller's alone while the command runs.
+  int blocking_connections_max = 4;
+  // Commands on the way on one connection, those whose caller has gone included; one more is refused at once. As many
+  // calls may wait for an attempt to connect.
+  int pipeline_max = 1024;
+  // Bytes of commands that one connection has not sent yet; a command that does not fit in is refused at once.
+  std::int64_t queued_bytes_max = std::int64_t{64} << 20;
+  // One attempt to open a connection: name, TCP, TLS, AUTH.
+  std::chrono::milliseconds connect_timeout = std::chrono::seconds(2);
+  // One command, the wait for a connection included; a call with less time left narrows it. SPEC: cache 5 s.
+  std::chrono::milliseconds command_timeout = std::chrono::seconds(5);
+  // From a failed attempt to connect to the next: doubles from the first to the last, each with full jitter.
+  std::chrono::milliseconds reconnect_delay_min = std::chrono::milliseconds(50);
+  std::chrono::milliseconds reconnect_delay_max = std::chrono::seconds(2);
+  // A larger reply ends its connection. Each element of an array counts with the memory it takes.
+  std::int64_t reply_bytes_max = std::int64_t{64} << 20;
+};
+
+// Keys `redis.*`: redis.host is NOVA_REDIS_HOST and --redis-host; the password comes from NOVA_REDIS_PASSWORD or the
+// file that NOVA_REDIS_PASSWORD_FILE names.
+void Bind(config::Config& config, ClientConfig& redis);
+
+// What no single field shows. Errors: INVALID_ARGUMENT naming the setting and the remedy.
+Result<void> Validate(const ClientConfig& redis);
+
+}  // namespace nova::redis

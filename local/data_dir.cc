@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "local/process.h"
+#include "local/redis_server.h"
 
 namespace nova::local {
 namespace {
@@ -201,6 +202,7 @@ Result<void> WipeDataDir(const fs::path& root) {
   // A supervisor that was killed just now may have left a server that still writes.
   NOVA_TRY(EndOrphans(layout.cluster(), "postgres", kOrphanLimit));
   NOVA_TRY(EndOrphans(layout.pooler(), "pgbouncer", kOrphanLimit));
+  NOVA_TRY(EndRedisOrphans(layout.redis(), kOrphanLimit));
   // The marker goes last, so that what an interrupted wipe leaves can still be wiped.
   std::vector<fs::path> entries;
   for (const fs::directory_entry& entry : fs::directory_iterator(layout.root, error)) {

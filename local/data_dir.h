@@ -32,12 +32,16 @@ struct Layout {
   std::filesystem::path secrets() const { return root / "secrets"; }
   // The password of a database role.
   std::filesystem::path password(std::string_view role) const { return secrets() / (std::string(role) + ".password"); }
+  // The password of a user of Redis, which has nothing to do with that of the database role of the same name.
+  std::filesystem::path redis_password(std::string_view user) const { return password(RedisSecret(user)); }
+  static std::string RedisSecret(std::string_view user) { return "redis_" + std::string(user); }
   // What identity signs tokens with; nobody else is told this path.
   std::filesystem::path signing_key() const { return secrets() / "identity_signing_key.pem"; }
   std::filesystem::path logs() const { return root / "logs"; }
   std::filesystem::path log(std::string_view component) const { return logs() / (std::string(component) + ".log"); }
   std::filesystem::path cluster() const { return root / "postgres"; }
   std::filesystem::path pooler() const { return root / "pgbouncer"; }
+  std::filesystem::path redis() const { return root / "redis"; }
   std::filesystem::path services() const { return root / "services"; }
   // The working directory of a service.
   std::filesystem::path service(std::string_view name) const { return services() / name; }
@@ -65,8 +69,10 @@ class DataDir {
 
   const Layout& layout() const { return layout_; }
 
-  // The password of a role: the one in secrets/, or a new one that is kept there. Errors: INTERNAL.
+  // The password of a database role, or of a user of Redis: the one in secrets/, or a new one that is kept there.
+  // Errors: INTERNAL.
   Result<Secret<>> Password(std::string_view role) const;
+  Result<Secret<>> RedisPassword(std::string_view user) const { return Password(Layout::RedisSecret(user)); }
 
   // The cluster, which is made by another program, is either not there yet or whole.
   // Errors: FAILED_PRECONDITION, with the remedy, when it was there once and is gone, or is there in part.

@@ -130,22 +130,8 @@ Result<PgBouncer> PgBouncer::Launch(PgBouncerConfig config) {
 }
 
 Result<void> PgBouncer::AwaitReady(Duration limit) {
-  const Clock& clock = Clock::System();
-  SteadyTime end = clock.Now() + limit;
-  while (true) {
-    if (!process_.Running()) {
-      return Internal(fmt::format("PgBouncer ended with {} (log: {}): {}", process_.exit_status()->ToString(),
-                                  config_.log_file.string(), LastLineOfFile(config_.log_file)));
-    }
-    auto ready = CheckReady(SqlConnection::kConnectLimit);
-    if (ready || ready.error().code() == Code::kFailedPrecondition) return ready;
-    if (clock.Now() >= end) {
-      return DeadlineExceeded(fmt::format("PgBouncer is not ready; see {}", config_.log_file.string()),
-                              ready.error().message());
-    }
-    // Returns early when the process ends.
-    static_cast<void>(process_.Wait(kPollInterval));
-  }
+  return local::AwaitReady(process_, "PgBouncer", config_.log_file, limit,
+                           [this] { return CheckReady(SqlConnection::kConnectLimit); });
 }
 
 Result<void> PgBouncer::CheckReady(Duration limit) const {

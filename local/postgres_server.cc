@@ -11,12 +11,10 @@ namespace nova::local {
 namespace {
 
 namespace fs = std::filesystem;
-using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr int kMajorMin = 15;
 constexpr Duration kInitializeLimit = seconds(120);
-constexpr Duration kPollInterval = milliseconds(20);
 constexpr Duration kFastShutdownLimit = seconds(10);
 constexpr Duration kImmediateShutdownLimit = seconds(6);
 // PostgreSQL opens each file of a table once per connection.
@@ -232,24 +230,8 @@ Result<void> PostgresServer::CheckReady(Duration limit) const {
 }
 
 Result<void> PostgresServer::AwaitReady(Duration limit) {
-  const Clock& clock = Clock::System();
-  SteadyTime end = clock.Now() + limit;
-  while (true) {
-    if (!process_.Running()) {
-      return Internal(fmt::format("PostgreSQL ended with {} (log: {}): {}", process_.exit_status()->ToString(),
-                                  config_.log_file.string(), LastLineOfFile(config_.log_file)));
-    }
-    auto ready = CheckReady(SqlConnection::kConnectLimit);
-    if (ready || ready.error().code() == Code::kFailedPrecondition) return ready;
-    if (clock.Now() >= end) {
-      return DeadlineExceeded(
-          fmt::format("PostgreSQL is not ready after {} s; see {}", std::chrono::duration_cast<seconds>(limit).count(),
-                      config_.log_file.string()),
-          ready.error().message());
-    }
-    // Returns early when the process ends.
-    static_cast<void>(process_.Wait(kPollInterval));
-  }
+  return local::AwaitReady(process_, "PostgreSQL", config_.log_file, limit,
+                           [this] { return CheckReady(SqlConnection::kConnectLimit); });
 }
 
 Result<SqlConnection> PostgresServer::Connect(const std::string& database, Duration limit) const {

@@ -370,6 +370,28 @@ std::vector<pid_t> FindProcesses(const fs::path& folder, std::string_view progra
   return found;
 }
 
+Result<void> AwaitReady(Process& process, std::string_view name, const fs::path& log_file, Duration limit,
+                        const std::function<Result<void>()>& check) {
+  const Clock& clock = Clock::System();
+  const SteadyTime end = clock.Now() + limit;
+  while (true) {
+    if (!process.Running()) {
+      return Internal(fmt::format("{} ended with {} (log: {}): {}", name, process.exit_status()->ToString(),
+                                  log_file.string(), LastLineOfFile(log_file)));
+    }
+    auto ready = check();
+    if (ready || ready.error().code() == Code::kFailedPrecondition) return ready;
+    if (clock.Now() >= end) {
+      return DeadlineExceeded(
+          fmt::format("{} is not ready after {} s; see {}", name,
+                      std::chrono::duration_cast<std::chrono::seconds>(limit).count(), log_file.string()),
+          ready.error().message());
+    }
+    // Returns early when the process ends.
+    static_cast<void>(process.Wait(kPollInterval));
+  }
+}
+
 Result<void> EndOrphans(const fs::path& folder, std::string_view program, Duration limit) {
   const Clock& clock = Clock::System();
   auto gone_within = [&](Duration wait) {

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -112,6 +113,12 @@ class Process {
 // Runs a program to its end. Errors: those of Spawn; DEADLINE_EXCEEDED after `limit` (it is killed then); INTERNAL
 // when it ends in any other way than exit status 0, with the last line of its log.
 Result<void> RunToEnd(const ProcessSpec& spec, Duration limit);
+
+// Asks `check` until it is OK, or says FAILED_PRECONDITION: what no waiting mends. `name` and `log_file` are for the
+// messages. Errors: that one; INTERNAL when the process ends, with the last line of its log; DEADLINE_EXCEEDED after
+// `limit`, with the last answer as detail.
+Result<void> AwaitReady(Process& process, std::string_view name, const std::filesystem::path& log_file, Duration limit,
+                        const std::function<Result<void>()>& check);
 
 // The moment a process started, in clock ticks since boot; with its pid it names a process for as long as the machine
 // is up, which a pid alone does not. Empty when there is no such process (a zombie counts as none).

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "local/ports.h"
+#include "local/redis_server.h"
 #include "nova/auth/keys.h"
 #include "nova/telemetry/log.h"
 #include "nova/tls/certificate.h"
@@ -23,9 +24,10 @@ using std::chrono::seconds;
 
 constexpr std::string_view kPostgres = "postgres";
 constexpr std::string_view kPooler = "pgbouncer";
+constexpr std::string_view kRedis = kRedisPrincipal;
 // The only service that gets the key which signs tokens.
 constexpr std::string_view kTokenIssuer = "identity";
-// Who runs PostgreSQL and PgBouncer when this process is root; Debian's packages make the account.
+// Who runs PostgreSQL and PgBouncer when this process is root; Debian's packages make the account, and Redis's.
 constexpr const char* kServerUser = "postgres";
 constexpr Duration kOrphanLimit = seconds(10);
 constexpr Duration kChoresInterval = seconds(30);
@@ -43,6 +45,12 @@ std::string_view Variable(const char* name) {
 
 std::int64_t WallMilliseconds() {
   return std::chrono::duration_cast<milliseconds>(Clock::System().WallNow().time_since_epoch()).count();
+}
+
+std::string UpperCase(std::string text) {
+  std::ranges::transform(text, text.begin(),
+                         [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c; });
+  return text;
 }
 
 std::string ProgramName(const fs::path& program) {
@@ -88,7 +96,7 @@ void Bind(config::Config& config, DataDirConfig& folder) {
 void Bind(config::Config& config, UpConfig& up) {
   Bind(config, up.folder);
   config.Field("up.port_base", up.port_base,
-               {.help = "first port; services, PgBouncer and PostgreSQL count from it",
+               {.help = "first port; services, PgBouncer, PostgreSQL and Redis count from it",
                 .flag = "port-base",
                 .min = 1024,
                 .max = 65000});
@@ -97,6 +105,12 @@ void Bind(config::Config& config, UpConfig& up) {
                 .flag = "leaf-lifetime",
                 .min = seconds(60),
                 .max = std::chrono::days(365)});
+  config.Field(
+      "up.stable_after", up.stable_after,
+      {.help = "a process that was ready so long is started again at once when it ends; others wait up to 10 s",
+       .flag = "stable-after",
+       .min = milliseconds(100),
+       .max = std::chrono::minutes(10)});
 }
 
 // PostgreSQL, as the supervisor sees it.
@@ -160,6 +174,43 @@ class Stack::Pooler final : public Component {
   std::optional<PgBouncer> pooler_;
 };
 
+// Redis, as the supervisor sees it.
+class Stack::Redis final : public Component {
+ public:
+  explicit Redis(RedisConfig config) : config_(std::move(config)) {}
+
+  std::string name() const override { return std::string(kRedis); }
+  int port() const override { return config_.port; }
+  fs::path log_file() const override { return config_.log_file; }
+  Duration ready_limit() const override { return RedisServer::kReadyLimit; }
+  Result<void> Launch() override {
+    server_.reset();
+    reload_due_ = false;
+    NOVA_TRY(server_, RedisServer::Launch(config_));
+    return Ok();
+  }
+  Process* process() override { return server_ ? &server_->process() : nullptr; }
+  Result<void> CheckReady(Duration limit) override { return server_->CheckReady(limit); }
+  Result<void> Stop() override { return server_->Stop(); }
+
+  void RequireReload() { reload_due_ = true; }
+  // Unlike a signal, the command that reloads is not taken by a server that reads its data, or hangs: it is given until
+  // one takes it. One that is down reads its new files when it starts.
+  void ReloadIfDue() {
+    if (!reload_due_ || !server_ || !server_->process().Running()) return;
+    auto reloaded = server_->Reload();
+    reload_due_ = !reloaded;
+    if (!reloaded) {
+      telemetry::LogWarn("Redis does not take its new certificate; it is tried again", {{"error", reloaded.error()}});
+    }
+  }
+
+ private:
+  const RedisConfig config_;
+  std::optional<RedisServer> server_;
+  bool reload_due_ = false;
+};
+
 // A service's process.
 class Stack::Service final : public Component {
  public:
@@ -194,15 +245,16 @@ class Stack::Service final : public Component {
   std::optional<Process> process_;
 };
 
-Stack::Stack(UpConfig config, StackPlan plan, DataDir folder, std::optional<User> user, PostgresBinaries binaries)
+Stack::Stack(UpConfig config, StackPlan plan, DataDir folder, Accounts accounts, PostgresBinaries binaries)
     : config_(std::move(config)),
       plan_(std::move(plan)),
-      user_(std::move(user)),
+      accounts_(std::move(accounts)),
       started_(Clock::System().Now()),
       started_at_ms_(WallMilliseconds()),
       binaries_(std::move(binaries)),
       folder_(std::move(folder)),
-      supervisor_(std::make_unique<Supervisor>(signals_, SupervisorConfig{.changed = [this] { SaveState(phase_); },
+      supervisor_(std::make_unique<Supervisor>(signals_, SupervisorConfig{.stable_after = config_.stable_after,
+                                                                          .changed = [this] { SaveState(phase_); },
                                                                           .chores = [this] { return Chores(); }})) {}
 
 Stack::~Stack() {
@@ -214,9 +266,11 @@ Result<std::unique_ptr<Stack>> Stack::Start(const UpConfig& config, StackPlan pl
   // What is missing on the machine is said before anything is written to it.
   NOVA_TRY(PostgresBinaries binaries, FindPostgres());
   NOVA_TRY(FindPgBouncer());
-  std::optional<User> user;
+  NOVA_TRY(FindRedis());
+  Accounts accounts;
   if (::geteuid() == 0) {
-    NOVA_TRY(user, FindUser(kServerUser));
+    NOVA_TRY(accounts.postgres, FindUser(kServerUser));
+    NOVA_TRY(accounts.redis, FindUser(kRedisAccount));
   }
 
   NOVA_TRY(fs::path root, config.folder.Path());
@@ -232,24 +286,28 @@ Result<std::unique_ptr<Stack>> Stack::Start(const UpConfig& config, StackPlan pl
                     "anew with `nova down --wipe`",
                     layout.root.string(), layout.password(kSuperuser).string()));
   }
-  if (user) {
-    if (auto closed = FirstClosedFolder(layout.root, *user)) {
+  for (const auto& [server, user] : {std::pair("PostgreSQL", &accounts.postgres), {"Redis", &accounts.redis}}) {
+    if (!user->has_value()) continue;
+    if (auto closed = FirstClosedFolder(layout.root, **user)) {
       return FailedPrecondition(
-          fmt::format("PostgreSQL runs as '{0}', who cannot enter {1}: chmod o+x {1}, or choose "
+          fmt::format("{0} runs as '{1}', who cannot enter {2}: chmod o+x {2}, or choose "
                       "another folder with --data-dir",
-                      user->name, closed->string()));
+                      server, (*user)->name, closed->string()));
     }
   }
 
   // The children of a supervisor that was killed may need a moment, and still have their ports.
   NOVA_TRY(EndOrphans(layout.cluster(), kPostgres, kOrphanLimit));
   NOVA_TRY(EndOrphans(layout.pooler(), kPooler, kOrphanLimit));
+  NOVA_TRY(EndRedisOrphans(layout.redis(), kOrphanLimit));
   const std::string program = ProgramName(plan.program);
   for (const config::ServiceSpec& service : plan.topology.services) {
     NOVA_TRY(EndOrphans(layout.service(service.name), program, kOrphanLimit));
   }
 
-  std::vector<PortUse> ports{{plan.topology.postgres_port, "PostgreSQL"}, {plan.topology.pgbouncer_port, "PgBouncer"}};
+  std::vector<PortUse> ports{{plan.topology.postgres_port, "PostgreSQL"},
+                             {plan.topology.pgbouncer_port, "PgBouncer"},
+                             {plan.topology.redis_port, "Redis"}};
   for (const config::ServiceSpec& service : plan.topology.services) {
     ports.push_back({service.grpc_port, service.name});
     ports.push_back({service.admin_port, service.name + "'s admin port"});
@@ -257,7 +315,7 @@ Result<std::unique_ptr<Stack>> Stack::Start(const UpConfig& config, StackPlan pl
   NOVA_TRY(CheckPorts(ports, config.port_base));
 
   std::unique_ptr<Stack> stack(
-      new Stack(config, std::move(plan), std::move(folder), std::move(user), std::move(binaries)));
+      new Stack(config, std::move(plan), std::move(folder), std::move(accounts), std::move(binaries)));
   auto started = stack->StartAll(has_cluster);
   if (!started) return std::move(started).error();
   return stack;
@@ -291,6 +349,11 @@ Result<void> Stack::StartAll(bool has_cluster) {
   pooler_ = static_cast<Pooler*>(pooler.get());
   NOVA_TRY(supervisor_->Start(std::move(pooler)));
 
+  Say("Redis: starting");
+  NOVA_TRY(auto redis, MakeRedis());
+  redis_ = static_cast<Redis*>(redis.get());
+  NOVA_TRY(supervisor_->Start(std::move(redis)));
+
   for (const config::ServiceSpec& service : plan_.topology.services) {
     Say(fmt::format("{}: starting", service.name));
     NOVA_TRY(auto component, MakeService(service));
@@ -321,14 +384,16 @@ std::vector<std::string> Stack::Principals() const {
   std::vector<std::string> principals = plan_.topology.principals;
   principals.emplace_back(kPostgres);
   principals.emplace_back(kPooler);
+  principals.emplace_back(kRedis);
   return principals;
 }
 
 tls::LeafSpec Stack::LeafOf(const std::string& principal) const {
   tls::LeafSpec spec{.principal = principal, .lifetime = config_.leaf_lifetime};
-  if (user_ && (principal == kPostgres || principal == kPooler)) {
-    spec.owner = tls::FileOwner{.uid = user_->uid, .gid = user_->gid};
-  }
+  std::optional<User> owner;
+  if (principal == kPostgres || principal == kPooler) owner = accounts_.postgres;
+  if (principal == kRedis) owner = accounts_.redis;
+  if (owner) spec.owner = tls::FileOwner{.uid = owner->uid, .gid = owner->gid};
   return spec;
 }
 
@@ -350,7 +415,7 @@ Result<std::unique_ptr<Component>> Stack::MakePostgres(bool has_cluster) {
   PostgresConfig config{.cluster = layout().cluster(),
                         .log_file = layout().log(kPostgres),
                         .port = plan_.topology.postgres_port,
-                        .user = user_,
+                        .user = accounts_.postgres,
                         .superuser_password = std::move(password),
                         .tls = TlsFiles::In(layout().certificate(kPostgres)),
                         .max_connections = plan_.topology.postgres_max_connections};
@@ -363,12 +428,12 @@ Result<std::unique_ptr<Component>> Stack::MakePostgres(bool has_cluster) {
 }
 
 Result<std::unique_ptr<Component>> Stack::MakePooler() {
-  NOVA_TRY(MakeDirectory(layout().pooler(), 0700, user_));
+  NOVA_TRY(MakeDirectory(layout().pooler(), 0700, accounts_.postgres));
   const config::Topology& topology = plan_.topology;
   PgBouncerConfig config{.folder = layout().pooler(),
                          .log_file = layout().log(kPooler),
                          .port = topology.pgbouncer_port,
-                         .user = user_,
+                         .user = accounts_.postgres,
                          .postgres_port = topology.postgres_port,
                          .databases = {},
                          .users = {},
@@ -385,6 +450,25 @@ Result<std::unique_ptr<Component>> Stack::MakePooler() {
   NOVA_TRY(Secret<> audit_password, folder_.Password(kAuditRole));
   config.users.push_back({.name = std::string(kAuditRole), .password = std::move(audit_password)});
   return std::unique_ptr<Component>(std::make_unique<Pooler>(std::move(config)));
+}
+
+Result<std::unique_ptr<Component>> Stack::MakeRedis() {
+  NOVA_TRY(MakeDirectory(layout().redis(), 0700, accounts_.redis));
+  RedisConfig config{.folder = layout().redis(),
+                     .log_file = layout().log(kRedis),
+                     .port = plan_.topology.redis_port,
+                     .user = accounts_.redis,
+                     .users = {},
+                     .tls = TlsFiles::In(layout().certificate(kRedis))};
+  for (const config::ServiceSpec& service : plan_.topology.services) {
+    NOVA_TRY(Secret<> password, folder_.RedisPassword(service.name));
+    config.users.push_back(
+        {.name = service.name, .password = std::move(password), .rules = RedisServiceRules(service.name)});
+  }
+  NOVA_TRY(Secret<> audit_password, folder_.RedisPassword(kAuditRole));
+  config.users.push_back(
+      {.name = std::string(kAuditRole), .password = std::move(audit_password), .rules = RedisAuditRules()});
+  return std::unique_ptr<Component>(std::make_unique<Redis>(std::move(config)));
 }
 
 Result<std::unique_ptr<Component>> Stack::MakeService(const config::ServiceSpec& spec) {
@@ -413,7 +497,18 @@ Result<std::unique_ptr<Component>> Stack::MakeService(const config::ServiceSpec&
       {"NOVA_POSTGRES_SSL_MODE", std::string(postgres::SslModeName(postgres::SslMode::kVerifyFull))},
       {"NOVA_POSTGRES_SSL_ROOT_CERT", own.ca.string()},
       {"NOVA_POSTGRES_APPLICATION_NAME", spec.name},
+      {"NOVA_REDIS_HOST", "127.0.0.1"},
+      {"NOVA_REDIS_PORT", std::to_string(plan_.topology.redis_port)},
+      {"NOVA_REDIS_USER", spec.name},
+      {"NOVA_REDIS_PASSWORD_FILE", layout().redis_password(spec.name).string()},
+      {"NOVA_REDIS_TLS", "true"},
+      {"NOVA_REDIS_CA_PATH", own.ca.string()},
+      // Every certificate here is good for 127.0.0.1; this name is in one of them.
+      {"NOVA_REDIS_SERVER_NAME", tls::ServiceDnsName(kRedisPrincipal)},
   };
+  for (const config::ServiceSpec& peer : plan_.topology.services) {
+    environment["NOVA_PEERS_" + UpperCase(peer.name) + "_TARGET"] = fmt::format("127.0.0.1:{}", peer.grpc_port);
+  }
   if (spec.name == kTokenIssuer) {
     const fs::path key_file = layout().signing_key();
     if (!fs::exists(key_file)) {
@@ -458,6 +553,7 @@ Duration Stack::Chores() {
     RenewCertificates();
     renew_at_ = clock.Now() + RenewalInterval(config_.leaf_lifetime);
   }
+  redis_->ReloadIfDue();
   TrimLogs();
   return std::min<Duration>(kChoresInterval, renew_at_ - clock.Now());
 }
@@ -468,11 +564,12 @@ void Stack::RenewCertificates() {
     telemetry::LogError("certificates are not renewed; it is tried again", {{"error", issued.error()}});
     return;
   }
-  // Services watch their files; the two servers are told.
+  // Services watch their files; the servers are told.
   for (const std::string& principal : *issued) {
     telemetry::LogInfo("certificate renewed", {{"principal", principal}});
     if (principal == kPostgres) postgres_->Reload();
     if (principal == kPooler) pooler_->Reload();
+    if (principal == kRedis) redis_->RequireReload();
   }
 }
 
@@ -510,6 +607,7 @@ std::string Stack::Summary(std::string_view login, std::string_view command) con
   }
   text += fmt::format("  {:<{}}  127.0.0.1:{}, for services through PgBouncer 127.0.0.1:{}\n", "PostgreSQL", width,
                       topology.postgres_port, topology.pgbouncer_port);
+  text += fmt::format("  {:<{}}  127.0.0.1:{} (TLS)\n", "Redis", width, topology.redis_port);
   text += fmt::format("  {:<{}}  {}\n", "data", width, layout().root.string());
   if (!login.empty()) text += fmt::format("  {:<{}}  {}\n", "login", width, login);
   if (!command.empty()) text += fmt::format("  {:<{}}  {}\n", "try", width, command);

@@ -1,4 +1,4 @@
-// `nova up`: the whole backend on one machine. Private PostgreSQL and PgBouncer, a development authority and a
+// `nova up`: the whole backend on one machine. Private PostgreSQL, PgBouncer and Redis, a development authority and a
 // certificate for every principal, and each service as a process of its own that reaches the others over mTLS and its
 // database through PgBouncer, exactly as in a cluster. Everything lives in one data folder and ends with this process.
 //
@@ -47,11 +47,13 @@ struct UpConfig {
   int port_base = 7400;
   // A certificate is renewed when a third of it is left.
   std::chrono::seconds leaf_lifetime = std::chrono::days(90);
+  // What ends again sooner than this after it was ready is started again after ever longer delays, 10 s at most.
+  std::chrono::milliseconds stable_after = std::chrono::seconds(10);
 };
 
 // --data-dir, NOVA_UP_DATA_DIR.
 void Bind(config::Config& config, DataDirConfig& folder);
-// The same, --port-base and --leaf-lifetime.
+// The same, --port-base, --leaf-lifetime and --stable-after.
 void Bind(config::Config& config, UpConfig& up);
 
 // How a service's process is started, beyond what the stack gives to every service.
@@ -85,8 +87,8 @@ class Stack {
   static constexpr std::uintmax_t kLogBytesMax = std::uintmax_t{32} << 20;
 
   // Returns when every service is ready; whatever was started is stopped again on an error. Errors, one line each:
-  // NOT_FOUND when PostgreSQL or PgBouncer is not installed; FAILED_PRECONDITION naming the setting and the remedy
-  // when the folder is in use, damaged or not ours, or a port is taken (nothing was started then); those of
+  // NOT_FOUND when PostgreSQL, PgBouncer or Redis is not installed; FAILED_PRECONDITION naming the setting and the
+  // remedy when the folder is in use, damaged or not ours, or a port is taken (nothing was started then); those of
   // Supervisor::Start and of `migrate`; CANCELLED when a signal came.
   static Result<std::unique_ptr<Stack>> Start(const UpConfig& config, StackPlan plan);
   ~Stack();
@@ -105,9 +107,15 @@ class Stack {
  private:
   class Postgres;
   class Pooler;
+  class Redis;
   class Service;
+  // Of the servers, when this process is root.
+  struct Accounts {
+    std::optional<User> postgres;  // and PgBouncer's
+    std::optional<User> redis;
+  };
 
-  Stack(UpConfig config, StackPlan plan, DataDir folder, std::optional<User> user, PostgresBinaries binaries);
+  Stack(UpConfig config, StackPlan plan, DataDir folder, Accounts accounts, PostgresBinaries binaries);
   Result<void> StartAll(bool has_cluster);
   void Say(std::string_view what) const;
   void SaveState(Phase phase);
@@ -123,12 +131,13 @@ class Stack {
 
   Result<std::unique_ptr<Component>> MakePostgres(bool has_cluster);
   Result<std::unique_ptr<Component>> MakePooler();
+  Result<std::unique_ptr<Component>> MakeRedis();
   Result<std::unique_ptr<Component>> MakeService(const config::ServiceSpec& spec);
   Result<postgres::ConnectionConfig> DirectConnection(const config::ServiceSpec& spec) const;
 
   const UpConfig config_;
   const StackPlan plan_;
-  const std::optional<User> user_;  // of PostgreSQL and PgBouncer, when this process is root
+  const Accounts accounts_;
   const SteadyTime started_;
   const std::int64_t started_at_ms_;
   PostgresBinaries binaries_;
@@ -138,6 +147,7 @@ class Stack {
   std::optional<tls::Authority> authority_;
   Postgres* postgres_ = nullptr;  // owned by supervisor_
   Pooler* pooler_ = nullptr;      // owned by supervisor_
+  Redis* redis_ = nullptr;        // owned by supervisor_
   Phase phase_ = Phase::kStarting;
   SteadyTime ready_{};
   SteadyTime renew_at_{};

@@ -1,5 +1,6 @@
 // `nova up` from outside: this executable runs the stack in a process of its own (--up), and plays the service that the
 // stack starts (--service). The test looks, kills, and looks again.
+#include <boost/asio/ssl.hpp>
 #include <cstdio>
 #include <fmt/format.h>
 #include <fstream>
@@ -18,6 +19,8 @@
 #include "local/control.h"
 #include "local/ports.h"
 #include "local/process.h"
+#include "local/redis_connection.h"
+#include "local/redis_server.h"
 #include "local/sql.h"
 #include "local/stack.h"
 #include "nova/http/admin.h"
@@ -34,15 +37,19 @@ using namespace std::chrono_literals;
 
 config::Topology TestTopology(int port_base) {
   config::Topology topology;
-  topology.services = {{.name = "identity",
-                        .grpc_port = port_base + 1,
-                        .admin_port = port_base + 101,
-                        .database = "identity",
-                        .role = "identity",
-                        .max_db_connections = 15}};
-  topology.principals = {"identity", "operator"};
+  for (const char* name : {"identity", "user"}) {
+    const int number = static_cast<int>(topology.services.size()) + 1;
+    topology.services.push_back({.name = name,
+                                 .grpc_port = port_base + number,
+                                 .admin_port = port_base + 100 + number,
+                                 .database = name,
+                                 .role = name,
+                                 .max_db_connections = 15});
+  }
+  topology.principals = {"identity", "user", "operator"};
   topology.pgbouncer_port = port_base + 32;
   topology.postgres_port = port_base + 33;
+  topology.redis_port = port_base + 79;
   topology.pgbouncer_default_pool_size = 25;
   topology.pgbouncer_max_client_conn = 1000;
   topology.pgbouncer_query_timeout = 30s;
@@ -55,7 +62,7 @@ int FreePortBase() {
   while (true) {
     int base = tests::FreePort() - 1;
     std::vector<PortUse> ports;
-    for (int offset : {1, 32, 33, 101}) ports.push_back({base + offset, "test"});
+    for (int offset : {1, 2, 32, 33, 79, 101, 102}) ports.push_back({base + offset, "test"});
     if (CheckPorts(ports, base)) return base;
   }
 }
@@ -65,7 +72,8 @@ int Up(const std::string& folder, int port_base, int lifetime) {
   UpConfig config{.folder = {folder}, .port_base = port_base, .leaf_lifetime = std::chrono::seconds(lifetime)};
   StackPlan plan{.topology = TestTopology(port_base)};
   // Counts the starts of this folder in the database, as a migration would change it.
-  plan.migrate = [](const config::ServiceSpec&, const postgres::ConnectionConfig& direct) -> Result<void> {
+  plan.migrate = [](const config::ServiceSpec& spec, const postgres::ConnectionConfig& direct) -> Result<void> {
+    if (spec.name != "identity") return Ok();
     NOVA_TRY(SqlConnection connection, SqlConnection::Open({.port = direct.port,
                                                             .database = direct.database,
                                                             .user = direct.user,
@@ -76,8 +84,8 @@ int Up(const std::string& folder, int port_base, int lifetime) {
     std::cout << "starts=" << rows.Get(0, "count") << std::endl;
     return Ok();
   };
-  plan.launch = [](const config::ServiceSpec&) -> ServiceLaunch {
-    return {.arguments = {"--service"}, .environment = {{"EXTRA", "given"}, {"NOVA_POSTGRES_PORT", "1"}}};
+  plan.launch = [](const config::ServiceSpec& spec) -> ServiceLaunch {
+    return {.arguments = {"--service", spec.name}, .environment = {{"EXTRA", "given"}, {"NOVA_POSTGRES_PORT", "1"}}};
   };
   auto stack = Stack::Start(config, std::move(plan));
   if (!stack) {
@@ -96,12 +104,17 @@ std::string Variable(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-// Plays `nova serve identity`: reaches its database with nothing but what its environment says, then is ready.
-int Serve() {
+// Plays `nova serve <name>`: reaches its database and Redis with nothing but what its environment says, then is ready.
+int Serve(const std::string& name) {
   if (Variable("EXTRA") != "given" || Variable("HOME") != "") return 2;
-  for (const char* file : {"GRPC_SERVER_CERT_PATH", "GRPC_SERVER_KEY_PATH", "GRPC_CLIENT_CA_CERT_PATH",
-                           "GRPC_SERVER_CA_CERT_PATH", "GRPC_CLIENT_CERT_PATH", "GRPC_CLIENT_KEY_PATH",
-                           "NOVA_AUTH_JWT_SIGNING_KEY_FILE", "NOVA_POSTGRES_PASSWORD_FILE"}) {
+  // Only identity signs tokens.
+  if ((name == "identity") == Variable("NOVA_AUTH_JWT_SIGNING_KEY_FILE").empty()) return 2;
+  const std::string own_target = "127.0.0.1:" + Variable("NOVA_GRPC_PORT");
+  if ((Variable("NOVA_PEERS_IDENTITY_TARGET") == own_target) != (name == "identity")) return 2;
+  if ((Variable("NOVA_PEERS_USER_TARGET") == own_target) != (name == "user")) return 2;
+  for (const char* file :
+       {"GRPC_SERVER_CERT_PATH", "GRPC_SERVER_KEY_PATH", "GRPC_CLIENT_CA_CERT_PATH", "GRPC_SERVER_CA_CERT_PATH",
+        "GRPC_CLIENT_CERT_PATH", "GRPC_CLIENT_KEY_PATH", "NOVA_POSTGRES_PASSWORD_FILE", "NOVA_REDIS_PASSWORD_FILE"}) {
     if (!ReadFile(Variable(file))) {
       std::cout << file << " names nothing readable" << std::endl;
       return 2;
@@ -117,6 +130,17 @@ int Serve() {
     std::cout << pooled.error().message() << std::endl;
     return 3;
   }
+  auto redis = RedisConnection::Open({.port = std::stoi(Variable("NOVA_REDIS_PORT")),
+                                      .user = Variable("NOVA_REDIS_USER"),
+                                      .password = Secret<>(*ReadFile(Variable("NOVA_REDIS_PASSWORD_FILE"))),
+                                      .ca_file = Variable("NOVA_REDIS_CA_PATH"),
+                                      .server_name = Variable("NOVA_REDIS_SERVER_NAME")});
+  auto counted = redis ? redis->Execute({"INCR", name + ":starts"}) : std::move(redis).error();
+  if (!counted) {
+    std::cout << counted.error().message() << std::endl;
+    return 3;
+  }
+  std::cout << "starts=" << counted->integer << std::endl;
   runtime::StopSignals signals;
   runtime::Runtime runtime({.threads = 1});
   auto admin = http::MakeAdminServer(runtime, {.address = "127.0.0.1", .port = std::stoi(Variable("NOVA_ADMIN_PORT"))},
@@ -143,6 +167,7 @@ class StackTest : public ::testing::Test {
     up_.reset();
     // What a failed test left must not write into a folder that is being removed.
     EXPECT_TRUE(EndOrphans(layout_.cluster(), "postgres", 10s));
+    EXPECT_TRUE(EndRedisOrphans(layout_.redis(), 10s));
     fs::remove_all(parent_);
   }
 
@@ -194,8 +219,11 @@ class StackTest : public ::testing::Test {
   // Every process that works somewhere in the data folder.
   std::set<pid_t> Processes() const {
     std::set<pid_t> pids;
-    for (auto [folder, program] : {std::pair(layout_.cluster(), "postgres"), std::pair(layout_.pooler(), "pgbouncer"),
-                                   std::pair(layout_.service("identity"), "local_stack_pg_test")}) {
+    for (auto [folder, program] :
+         {std::pair(layout_.cluster(), "postgres"), std::pair(layout_.pooler(), "pgbouncer"),
+          std::pair(layout_.redis(), "redis-server"), std::pair(layout_.redis(), "redis-check-rdb"),
+          std::pair(layout_.service("identity"), "local_stack_pg_test"),
+          std::pair(layout_.service("user"), "local_stack_pg_test")}) {
       for (pid_t pid : FindProcesses(folder, program)) pids.insert(pid);
     }
     return pids;
@@ -217,11 +245,14 @@ TEST_F(StackTest, LivesThroughKillRestartAndDown) {
 
   StackStatus status = Status();
   EXPECT_TRUE(status.ready()) << StatusTable(status, Clock::System().WallNow());
-  ASSERT_EQ(status.components.size(), 3U);
+  ASSERT_EQ(status.components.size(), 5U);
   EXPECT_EQ(status.components[0].state.name, "postgres");
   EXPECT_EQ(status.components[1].state.name, "pgbouncer");
-  EXPECT_EQ(status.components[2].answer, "ready");
-  EXPECT_GE(Processes().size(), 3U);
+  EXPECT_EQ(status.components[2].state.name, "redis");
+  EXPECT_EQ(status.components[3].answer, "ready");
+  EXPECT_EQ(status.components[4].answer, "ready");
+  EXPECT_GE(Processes().size(), 5U);
+  EXPECT_TRUE(OutputHas(fmt::format("127.0.0.1:{} (TLS)", port_base_ + 79)));
 
   // Nothing that is secret can be read by others, and the servers do not run as root.
   struct stat info{};
@@ -230,7 +261,7 @@ TEST_F(StackTest, LivesThroughKillRestartAndDown) {
     EXPECT_EQ(info.st_mode & 07777, 0600U) << entry.path();
   }
   EXPECT_TRUE(fs::exists(layout_.signing_key()));
-  for (const char* server : {"postgres", "pgbouncer"}) {
+  for (const char* server : {"postgres", "pgbouncer", "redis"}) {
     ASSERT_EQ(::stat(fmt::format("/proc/{}", ComponentOf(server).pid).c_str(), &info), 0);
     EXPECT_NE(info.st_uid, 0U) << server;
   }
@@ -257,6 +288,7 @@ TEST_F(StackTest, LivesThroughKillRestartAndDown) {
   StartUp();
   ASSERT_TRUE(IsUp()) << Output();
   EXPECT_TRUE(OutputHas("starts=2"));
+  EXPECT_EQ(LastLineOfFile(layout_.log("user")), "starts=2");
   EXPECT_TRUE(Status().ready());
 
   auto down = Down(layout_.root);
@@ -279,7 +311,7 @@ TEST_F(StackTest, LivesThroughKillRestartAndDown) {
 TEST_F(StackTest, StartsAgainWhateverIsKilled) {
   StartUp();
   ASSERT_TRUE(IsUp()) << Output();
-  for (const char* name : {"identity", "pgbouncer", "postgres"}) {
+  for (const char* name : {"identity", "pgbouncer", "postgres", "redis"}) {
     const pid_t before = ComponentOf(name).pid;
     ASSERT_NE(before, 0);
     ::kill(before, SIGKILL);
@@ -293,7 +325,35 @@ TEST_F(StackTest, StartsAgainWhateverIsKilled) {
   EXPECT_TRUE(Status().ready());
 }
 
-// The serial number of the certificate that a server presents now.
+struct FreeCertificate {
+  void operator()(X509* certificate) const { ::X509_free(certificate); }
+};
+using Certificate = std::unique_ptr<X509, FreeCertificate>;
+
+std::string SerialOf(const X509* certificate) {
+  if (certificate == nullptr) return "";
+  BIGNUM* number = ::ASN1_INTEGER_to_BN(::X509_get0_serialNumber(certificate), nullptr);
+  char* text = ::BN_bn2hex(number);
+  std::string serial = text;
+  ::OPENSSL_free(text);
+  ::BN_free(number);
+  return serial;
+}
+
+// What Redis presents now.
+Certificate RedisCertificate(int port) {
+  boost::asio::io_context context;
+  boost::asio::ssl::context tls(boost::asio::ssl::context::tls_client);
+  boost::asio::ssl::stream<boost::asio::ip::tcp::socket> stream(context, tls);
+  boost::system::error_code error;
+  stream.lowest_layer().connect(
+      {boost::asio::ip::address_v4::loopback(), static_cast<boost::asio::ip::port_type>(port)}, error);
+  if (!error) stream.handshake(boost::asio::ssl::stream_base::client, error);
+  EXPECT_FALSE(error) << error.message();
+  return Certificate(::SSL_get1_peer_certificate(stream.native_handle()));
+}
+
+// The serial number of the certificate that a server of PostgreSQL's protocol presents now.
 std::string PresentedSerial(int port, const fs::path& ca) {
   const std::string settings = fmt::format(
       "host=localhost hostaddr=127.0.0.1 port={} dbname=none user=none password=none sslmode=verify-full "
@@ -310,14 +370,7 @@ std::string PresentedSerial(int port, const fs::path& ca) {
     if (::poll(&wait, 1, 5000) != 1) break;
     status = ::PQconnectPoll(connection);
     auto* ssl = static_cast<SSL*>(::PQsslStruct(connection, "OpenSSL"));
-    X509* certificate = ssl == nullptr ? nullptr : ::SSL_get1_peer_certificate(ssl);
-    if (certificate == nullptr) continue;
-    BIGNUM* number = ::ASN1_INTEGER_to_BN(::X509_get0_serialNumber(certificate), nullptr);
-    char* text = ::BN_bn2hex(number);
-    serial = text;
-    ::OPENSSL_free(text);
-    ::BN_free(number);
-    ::X509_free(certificate);
+    serial = SerialOf(Certificate(ssl == nullptr ? nullptr : ::SSL_get1_peer_certificate(ssl)).get());
   }
   ::PQfinish(connection);
   return serial;
@@ -344,8 +397,9 @@ TEST_F(StackTest, RenewsCertificatesBeforeTheyEndAndTheServersPresentTheNewOnes)
       return !now.empty() && now != before;
     })) << port;
   }
-  EXPECT_EQ(ComponentOf("postgres").restarts, 0);
-  EXPECT_EQ(ComponentOf("pgbouncer").restarts, 0);
+  const std::string before = SerialOf(RedisCertificate(topology.redis_port).get());
+  EXPECT_TRUE(Eventually([&] { return SerialOf(RedisCertificate(topology.redis_port).get()) != before; }));
+  for (const char* name : {"postgres", "pgbouncer", "redis"}) EXPECT_EQ(ComponentOf(name).restarts, 0) << name;
 }
 
 TEST_F(StackTest, ATakenPortIsNamedBeforeAnythingStarts) {
@@ -376,6 +430,19 @@ TEST_F(StackTest, AnInterruptedFirstStartIsDoneAgain) {
   EXPECT_FALSE(fs::exists(layout_.root / "postgres.tmp"));
 }
 
+TEST_F(StackTest, AFolderFromBeforeThereWasRedisIsTakenOver) {
+  StartUp();
+  ASSERT_TRUE(IsUp()) << Output();
+  ASSERT_TRUE(Down(layout_.root));
+  fs::remove_all(layout_.redis());
+  fs::remove_all(layout_.certificate("redis"));
+  for (const char* user : {"identity", "user", "audit"}) EXPECT_TRUE(fs::remove(layout_.redis_password(user))) << user;
+  StartUp();
+  EXPECT_TRUE(IsUp()) << Output();
+  EXPECT_TRUE(OutputHas("starts=2"));
+  EXPECT_TRUE(Status().ready());
+}
+
 TEST_F(StackTest, ADamagedFolderIsRefusedWithTheRemedy) {
   StartUp();
   ASSERT_TRUE(IsUp()) << Output();
@@ -403,7 +470,7 @@ TEST_F(StackTest, ADamagedFolderIsRefusedWithTheRemedy) {
 int RunAs(int argc, char** argv) {
   const std::string_view role = argc > 1 ? argv[1] : "";
   if (role == "--up" && argc == 5) return Up(argv[2], std::stoi(argv[3]), std::stoi(argv[4]));
-  if (role == "--service") return Serve();
+  if (role == "--service" && argc == 3) return Serve(argv[2]);
   ::testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }

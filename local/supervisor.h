@@ -49,7 +49,7 @@ struct SupervisorConfig {
   Duration restart_delay_min = std::chrono::milliseconds(200);
   Duration restart_delay_max = std::chrono::seconds(10);
   // A process that was ready for this long begins with the first delay again.
-  Duration stable_after = std::chrono::minutes(1);
+  Duration stable_after = std::chrono::seconds(10);
   // Called on the main thread whenever States() has changed. May be empty.
   std::function<void()> changed = {};
   // Called on the main thread by Run, for what must be done from time to time; returns when it wants to be called

@@ -123,6 +123,28 @@ TEST_F(SupervisorTest, StartsAgainWhatEndsWithGrowingDelays) {
   EXPECT_TRUE(supervisor.Stop());
 }
 
+TEST_F(SupervisorTest, WhatWasReadyLongEnoughIsStartedAgainAfterTheFirstDelay) {
+  runtime::StopSignals signals;
+  std::vector<SteadyTime> starts;
+  Supervisor* self = nullptr;
+  SupervisorConfig config{.restart_delay_min = 50ms, .restart_delay_max = 1h, .stable_after = 20ms};
+  config.changed = [&] {
+    auto states = self->States();
+    if (!states.empty() && states[0].phase == Phase::kStarting) starts.push_back(Clock::System().Now());
+  };
+  config.chores = [&]() -> Duration {
+    if (self->States()[0].restarts >= 6) ::raise(SIGTERM);
+    return 10ms;
+  };
+  Supervisor supervisor(signals, std::move(config));
+  self = &supervisor;
+  ASSERT_TRUE(supervisor.Start(Make("stable", "echo ready; exec sleep 0.2")));
+  supervisor.Run();
+  ASSERT_GE(starts.size(), 7U);
+  // Delays that grow would have come to 1.6 s by now.
+  EXPECT_LT(starts[6] - starts[5], 1500ms);
+}
+
 TEST_F(SupervisorTest, BecomesReadyAgainAfterARestart) {
   runtime::StopSignals signals;
   Supervisor* self = nullptr;

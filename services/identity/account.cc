@@ -1,59 +1,11 @@
 #include "services/identity/account.h"
 
 #include <algorithm>
-#include <functional>
-#include <optional>
-#include <unicode/bytestream.h>
-#include <unicode/normalizer2.h>
-#include <unicode/stringpiece.h>
-#include <unicode/uchar.h>
-#include <unicode/utf8.h>
+
+#include "nova/text/unicode.h"
 
 namespace nova::identity {
 namespace {
-
-// Calls `visit` for each code point until it returns false. Returns false then, and for text that is not UTF-8.
-bool ForEachCodePoint(std::string_view text, const std::function<bool(UChar32)>& visit) {
-  const char* const data = text.data();
-  const auto length = static_cast<std::int32_t>(text.size());
-  std::int32_t at = 0;
-  while (at < length) {
-    UChar32 character = 0;
-    U8_NEXT(data, at, length, character);
-    if (character < 0 || !visit(character)) return false;
-  }
-  return true;
-}
-
-std::optional<std::size_t> CountCodePoints(std::string_view text) {
-  std::size_t count = 0;
-  const bool valid = ForEachCodePoint(text, [&](UChar32) {
-    ++count;
-    return true;
-  });
-  return valid ? std::optional(count) : std::nullopt;
-}
-
-// Nothing for text that is not UTF-8.
-std::optional<std::string> Fold(std::string_view text) {
-  // ICU would replace what is malformed, and make equal what was not.
-  if (!CountCodePoints(text)) return std::nullopt;
-  UErrorCode status = U_ZERO_ERROR;
-  const icu::Normalizer2* const normalizer = icu::Normalizer2::getNFKCCasefoldInstance(status);
-  if (U_FAILURE(status)) return std::nullopt;
-  std::string folded;
-  icu::StringByteSink<std::string> sink(&folded);
-  normalizer->normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<std::int32_t>(text.size())), sink, nullptr,
-                            status);
-  return U_SUCCESS(status) ? std::optional(std::move(folded)) : std::nullopt;
-}
-
-std::string_view Trim(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\r\n\v\f";
-  const std::size_t begin = text.find_first_not_of(kSpace);
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
-}
 
 Error EmailTooLong() {
   return InvalidArgument("email: at most " + std::to_string(kEmailBytesMax) + " bytes are allowed");
@@ -62,13 +14,13 @@ Error EmailTooLong() {
 }  // namespace
 
 Result<std::string> NormalizeEmail(std::string_view email) {
-  email = Trim(email);
+  email = text::Trim(email);
   if (email.size() > kEmailBytesMax) return EmailTooLong();
-  const auto folded = Fold(email);
+  const auto folded = text::FoldCase(email);
   if (!folded) return InvalidArgument("email: is not valid UTF-8");
   if (folded->size() > kEmailBytesMax) return EmailTooLong();
-  const bool printable =
-      ForEachCodePoint(*folded, [](UChar32 c) { return u_isUWhiteSpace(c) == 0 && u_charType(c) != U_CONTROL_CHAR; });
+  const bool printable = text::ForEachCharacter(
+      *folded, [](char32_t character) { return !text::IsWhiteSpace(character) && !text::IsControl(character); });
   if (!printable) return InvalidArgument("email: white space and control characters are not allowed");
   const std::size_t at = folded->find('@');
   if (at == std::string::npos || at == 0 || at + 1 == folded->size() || folded->find('@', at + 1) != std::string::npos)
@@ -82,9 +34,8 @@ Result<std::string> NormalizeUsername(std::string_view username) {
                            std::to_string(kUsernameCharactersMax) + " characters of a-z, 0-9, '_' and '.' are needed");
   };
   // Folding may shorten a name, but never from here.
-  constexpr std::size_t kUtf8BytesMax = 4;
-  if (username.size() > kUsernameCharactersMax * kUtf8BytesMax) return malformed();
-  const auto folded = Fold(username);
+  if (username.size() > kUsernameCharactersMax * text::kUtf8BytesMax) return malformed();
+  const auto folded = text::FoldCase(username);
   if (!folded) return InvalidArgument("username: is not valid UTF-8");
   const bool allowed = std::ranges::all_of(
       *folded, [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.'; });
@@ -95,19 +46,49 @@ Result<std::string> NormalizeUsername(std::string_view username) {
   return *folded;
 }
 
-Result<void> CheckPassword(const Secret<>& password, std::string_view email, std::string_view username) {
-  const std::string& text = password.Expose();
-  if (text.size() > kPasswordBytesMax)
-    return InvalidArgument("password: at most " + std::to_string(kPasswordBytesMax) + " bytes are allowed");
-  const auto characters = CountCodePoints(text);
-  if (!characters) return InvalidArgument("password: is not valid UTF-8");
+Result<void> CheckPassword(const Secret<>& password, std::string_view email, std::string_view username,
+                           std::string_view field) {
+  const auto invalid = [field](const std::string& why) { return InvalidArgument(std::string(field) + ": " + why); };
+  const std::string& plain = password.Expose();
+  if (plain.size() > kPasswordBytesMax)
+    return invalid("at most " + std::to_string(kPasswordBytesMax) + " bytes are allowed");
+  const auto characters = text::CountCharacters(plain);
+  if (!characters) return invalid("is not valid UTF-8");
   if (*characters < kPasswordCharactersMin)
-    return InvalidArgument("password: at least " + std::to_string(kPasswordCharactersMin) + " characters are needed");
-  auto folded = Fold(text);
+    return invalid("at least " + std::to_string(kPasswordCharactersMin) + " characters are needed");
+  auto folded = text::FoldCase(plain);
   const bool repeats = folded && (*folded == username || *folded == email);
   if (folded) WipeMemory(folded->data(), folded->size());
-  if (repeats) return InvalidArgument("password: it must not be the username or the email address");
+  if (repeats) return invalid("it must not be the username or the email address");
   return Ok();
+}
+
+Result<std::string> NormalizeDeviceName(std::string_view name) {
+  const auto too_long = [] {
+    return InvalidArgument("device_name: at most " + std::to_string(kDeviceNameCharactersMax) +
+                           " characters are allowed");
+  };
+  if (name.size() > kDeviceNameCharactersMax * text::kUtf8BytesMax) return too_long();
+  std::string clean;
+  std::size_t characters = 0;
+  bool gap = false;
+  const bool valid = text::ForEachCharacter(name, [&](char32_t character) {
+    if (text::IsWhiteSpace(character) || text::IsControl(character) || text::IsFormat(character)) {
+      gap = true;
+      return true;
+    }
+    if (gap && characters > 0) {
+      clean.push_back(' ');
+      ++characters;
+    }
+    gap = false;
+    text::Append(character, clean);
+    ++characters;
+    return true;
+  });
+  if (!valid) return InvalidArgument("device_name: is not valid UTF-8");
+  if (characters > kDeviceNameCharactersMax) return too_long();
+  return clean;
 }
 
 }  // namespace nova::identity

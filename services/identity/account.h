@@ -24,6 +24,7 @@ inline constexpr std::size_t kUsernameCharactersMin = 3;
 inline constexpr std::size_t kUsernameCharactersMax = 30;
 inline constexpr std::size_t kPasswordCharactersMin = 10;
 inline constexpr std::size_t kPasswordBytesMax = 256;
+inline constexpr std::size_t kDeviceNameCharactersMax = 100;
 
 // The functions below return the value in the form in which it is stored and compared: in Unicode's NFKC_Casefold, so
 // that "Zoë", "ZOË" and the same with a combining diaeresis are one. Errors: INVALID_ARGUMENT, in one line that begins
@@ -36,7 +37,12 @@ Result<std::string> NormalizeEmail(std::string_view email);
 Result<std::string> NormalizeUsername(std::string_view username);
 
 // The password itself is used byte for byte as it came. Takes the normalised email address and username, which it must
-// not repeat.
-Result<void> CheckPassword(const Secret<>& password, std::string_view email, std::string_view username);
+// not repeat, and the name of the request's field.
+Result<void> CheckPassword(const Secret<>& password, std::string_view email, std::string_view username,
+                           std::string_view field = "password");
+
+// Not folded: people read it. Runs of white space, control and invisible formatting characters become one space, so
+// that a name cannot pretend to be several lines; none is left at the ends.
+Result<std::string> NormalizeDeviceName(std::string_view name);
 
 }  // namespace nova::identity

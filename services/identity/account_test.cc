@@ -119,5 +119,37 @@ TEST(Password, MustNotRepeatTheName) {
   EXPECT_TRUE(CheckPassword(Secret<>("ada_lovelace1"), "ada@example.com", "ada_lovelace"));
 }
 
+TEST(Password, TheFieldIsNamedAsTheRequestHasIt) {
+  ExpectInvalid(CheckPassword(Secret<>("x"), "ada@example.com", "ada", "new_password"),
+                "new_password: at least 10 characters are needed", "short");
+}
+
+TEST(DeviceName, IsOneLineOfText) {
+  const std::pair<std::string, std::string> cases[] = {
+      {"", ""},
+      {"Firefox on Linux", "Firefox on Linux"},
+      {"  Ada's\t\n phone \x7f", "Ada's phone"},
+      {std::string("a\0b", 3), "a b"},
+      {"a\xe2\x80\xae"
+       "b",
+       "a b"},  // right-to-left override
+      {"a\xe2\x80\xa8"
+       "b",
+       "a b"},                                   // line separator
+      {"Zo\xc3\xab", "Zo\xc3\xab"},              // not folded
+      {"\xf0\x9f\x93\xb1", "\xf0\x9f\x93\xb1"},  // four bytes
+      {std::string(100, 'x'), std::string(100, 'x')},
+  };
+  for (const auto& [given, expected] : cases) {
+    const auto name = NormalizeDeviceName(given);
+    ASSERT_TRUE(name) << given << ": " << name.error().ToString();
+    EXPECT_EQ(*name, expected);
+  }
+  constexpr char kLong[] = "device_name: at most 100 characters are allowed";
+  ExpectInvalid(NormalizeDeviceName(std::string(101, 'x')), kLong, "long");
+  ExpectInvalid(NormalizeDeviceName(std::string(100'000, ' ')), kLong, "very long");
+  ExpectInvalid(NormalizeDeviceName("a\xff"), "device_name: is not valid UTF-8", "malformed");
+}
+
 }  // namespace
 }  // namespace nova::identity

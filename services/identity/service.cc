@@ -1,29 +1,36 @@
 #include "services/identity/service.h"
 
 #include <chrono>
-#include <openssl/sha.h>
 #include <utility>
 
+#include "nova/runtime/runtime.h"
 #include "nova/telemetry/log.h"
 
 namespace nova::identity {
 namespace {
 
+using postgres::ToStoredPrecision;
 using runtime::Call;
+using runtime::Caller;
 using runtime::Task;
 
-// What PostgreSQL keeps of a time, so that the first answer equals every later one.
-WallTime ToStoredPrecision(WallTime time) { return std::chrono::floor<std::chrono::microseconds>(time); }
+// Rows of one kind in one statement, and statements of one kind in one round: what is left waits for the next, which
+// then begins soon, so that housekeeping neither takes the database for itself nor falls behind.
+constexpr int kPurgeBatch = 1000;
+constexpr int kPurgeBatchesMax = 100;
+constexpr int kAnnounceBatch = 100;
+constexpr std::chrono::minutes kHousekeepingLimit{5};
+constexpr std::chrono::seconds kHousekeepingBreak{1};
+
+constexpr std::size_t kDeviceTokenBytesMax = 256;
 
 // Names the request without its password: comparing that is argon2id's work.
-std::vector<std::uint8_t> Fingerprint(std::string_view email, std::string_view username) {
+Bytes Fingerprint(std::string_view email, std::string_view username) {
   // Neither can hold a NUL byte.
   std::string text(email);
   text.push_back('\0');
   text.append(username);
-  std::vector<std::uint8_t> digest(SHA256_DIGEST_LENGTH);
-  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest.data());
-  return digest;
+  return Sha256(text);
 }
 
 Error KeyUsedBefore() { return InvalidArgument("idempotency_key: it was used for another request; choose a new UUID"); }
@@ -36,18 +43,35 @@ constexpr char kLoginsHelp[] = "Log-ins by outcome";
 }  // namespace
 
 Service::Service(Store& store, auth::PasswordHasher& hasher, auth::JwtConfig jwt, auth::JwtSigner signer,
-                 const auth::JwtVerifier& verifier, telemetry::Metrics& metrics, const Clock& clock)
+                 const auth::JwtVerifier& verifier, telemetry::Metrics& metrics, const ServiceConfig& config,
+                 const Clock& clock)
     : store_(store),
-      hasher_(hasher),
-      jwt_(std::move(jwt)),
-      signer_(std::move(signer)),
-      verifier_(verifier),
+      config_(config),
       clock_(clock),
+      lockout_(store, config.lockout, clock),
+      sessions_(store, std::move(jwt), std::move(signer), verifier, metrics, config, clock),
+      passwords_(store, hasher, lockout_, metrics, config.reset, clock),
       created_(metrics.Counter(kRegistrations, kRegistrationsHelp, {{"outcome", "created"}})),
       replayed_(metrics.Counter(kRegistrations, kRegistrationsHelp, {{"outcome", "replayed"}})),
       taken_(metrics.Counter(kRegistrations, kRegistrationsHelp, {{"outcome", "taken"}})),
       logged_in_(metrics.Counter(kLogins, kLoginsHelp, {{"outcome", "ok"}})),
-      refused_(metrics.Counter(kLogins, kLoginsHelp, {{"outcome", "refused"}})) {}
+      refused_(metrics.Counter(kLogins, kLoginsHelp, {{"outcome", "refused"}})),
+      locked_(metrics.Counter(kLogins, kLoginsHelp, {{"outcome", "locked"}})),
+      suspended_(metrics.Counter(kLogins, kLoginsHelp, {{"outcome", "suspended"}})),
+      purged_(metrics.Counter("nova_identity_purged_rows_total", "Expired rows deleted by housekeeping")) {}
+
+void Service::Start(runtime::Scope& scope) {
+  scope.Spawn("identity: keep house", [this](Call& call) -> Task<void> {
+    for (;;) {
+      Call round(call, kHousekeepingLimit);
+      const auto done = co_await KeepHouse(round);
+      NOVA_CO_TRY(call.Check());
+      if (!done) telemetry::LogWarn("housekeeping failed; it is tried again later", {{"error", done.error()}});
+      const Duration pause = done && *done ? Duration(kHousekeepingBreak) : Duration(config_.housekeeping_interval);
+      NOVA_CO_TRY(co_await runtime::Sleep(call, pause));
+    }
+  });
+}
 
 Task<Account> Service::Register(Call& call, Registration registration) {
   StoredAccount stored;
@@ -63,7 +87,7 @@ Task<Account> Service::Register(Call& call, Registration registration) {
     co_return co_await Replay(call, *std::move(before), stored.registration.fingerprint,
                               std::move(registration.password));
 
-  NOVA_CO_TRY(stored.password_hash, co_await hasher_.Hash(call, registration.password));
+  NOVA_CO_TRY(stored.password_hash, co_await passwords_.Hash(call, registration.password));
   stored.account.id = Uuid::New(clock_);
   stored.account.created_at = ToStoredPrecision(clock_.WallNow());
   NOVA_CO_TRY(const bool inserted, co_await store_.InsertAccount(call, stored));
@@ -80,10 +104,9 @@ Task<Account> Service::Register(Call& call, Registration registration) {
   co_return AlreadyExists("the email address or the username is taken");
 }
 
-Task<Account> Service::Replay(Call& call, StoredAccount stored, std::vector<std::uint8_t> fingerprint,
-                              Secret<> password) {
+Task<Account> Service::Replay(Call& call, StoredAccount stored, Bytes fingerprint, Secret<> password) {
   if (stored.registration.fingerprint != fingerprint) co_return KeyUsedBefore();
-  NOVA_CO_TRY(const bool same, co_await hasher_.Verify(call, stored.password_hash, std::move(password)));
+  NOVA_CO_TRY(const bool same, co_await passwords_.Verify(call, stored, std::move(password)));
   if (!same) co_return KeyUsedBefore();
   replayed_.Increment();
   co_return std::move(stored.account);
@@ -93,64 +116,132 @@ Task<Login> Service::LogIn(Call& call, Credentials credentials) {
   if (credentials.identifier.empty()) co_return InvalidArgument("identifier: an email address or a username is needed");
   if (credentials.identifier.size() > kEmailBytesMax)
     co_return InvalidArgument("identifier: at most " + std::to_string(kEmailBytesMax) + " bytes are allowed");
-  if (credentials.password.empty()) co_return InvalidArgument("password: it is needed");
-  if (credentials.password.Expose().size() > kPasswordBytesMax)
-    co_return InvalidArgument("password: at most " + std::to_string(kPasswordBytesMax) + " bytes are allowed");
+  NOVA_CO_TRY(CheckGivenPassword(credentials.password, "password"));
+  NOVA_CO_TRY(std::string device_name, NormalizeDeviceName(credentials.device_name));
+  if (credentials.device_token.Expose().size() > kDeviceTokenBytesMax)
+    co_return InvalidArgument("device_token: at most " + std::to_string(kDeviceTokenBytesMax) + " bytes are allowed");
 
-  NOVA_CO_TRY(const auto found, co_await Authenticate(call, credentials));
-  if (!found) {
+  NOVA_CO_TRY(const Named named, co_await Find(call, credentials.identifier));
+  NOVA_CO_TRY(auto device, co_await Recognize(call, credentials.device_token, named.account));
+  NOVA_CO_TRY(auto attempt, co_await lockout_.Begin(call, device ? Lockout::OfDevice(device->id) : named.subject));
+  if (!attempt) {
+    locked_.Increment();
+    co_return TooManyAttempts();
+  }
+
+  const auto right = co_await passwords_.Verify(call, named.account, credentials.password);
+  if (right && !*right) {
     refused_.Increment();
     co_return Unauthenticated("the identifier or the password is wrong");
   }
-  if (auth::PasswordHasher::NeedsRehash(found->password_hash)) {
-    if (const auto upgraded = co_await UpgradeHash(call, *found, std::move(credentials.password)); !upgraded)
-      telemetry::LogWarn("a password hash keeps its old parameters", {{"error", upgraded.error()}});
+  if (!right) {
+    co_await lockout_.TakeBack(call, *std::move(attempt));
+    co_return right.error();
   }
+  if (named.account->suspended_at) {
+    co_await lockout_.TakeBack(call, *std::move(attempt));
+    suspended_.Increment();
+    co_return PermissionDenied("the account is suspended");
+  }
+  co_await passwords_.Upgrade(call, *named.account, std::move(credentials.password));
 
-  Login login;
-  login.account = found->account.id;
-  login.session = Uuid::New(clock_);
-  NOVA_CO_TRY(co_await store_.InsertSession(call, login.session, login.account, ToStoredPrecision(clock_.WallNow())));
-  const auth::Claims claims = auth::NewClaims(jwt_, login.account, login.session, clock_);
-  NOVA_CO_TRY(std::string token, signer_.Sign(claims));
-  login.access_token = Secret<>(std::move(token));
-  login.expires_at = claims.expires_at;
+  auto login = co_await Open(call, *named.account, std::move(device_name), std::move(device), credentials.device_token,
+                             attempt->subject);
+  if (!login || !*login) co_await lockout_.TakeBack(call, *std::move(attempt));
+  if (!login) co_return std::move(login).error();
+  if (!*login) {
+    // What was right a moment ago is not any more.
+    refused_.Increment();
+    co_return Unauthenticated("the identifier or the password is wrong");
+  }
   logged_in_.Increment();
-  co_return login;
+  co_return **std::move(login);
 }
 
-Task<std::optional<StoredAccount>> Service::Authenticate(Call& call, const Credentials& credentials) {
-  // No username holds an '@', every email address does. A name that cannot be one is looked up all the same, as the
-  // empty text, which nobody has: refusing it sooner would tell it apart.
-  const bool is_email = credentials.identifier.find('@') != std::string::npos;
-  const auto normalized = is_email ? NormalizeEmail(credentials.identifier) : NormalizeUsername(credentials.identifier);
+Task<Service::Named> Service::Find(Call& call, const std::string& identifier) {
+  // No username holds an '@', every email address does, once it is folded: some keyboards have an '@' of their own. A
+  // name that cannot be one is looked up all the same, as the empty text, which nobody has: refusing it sooner would
+  // tell it apart.
+  const auto email = NormalizeEmail(identifier);
+  const bool is_email = email.ok();
+  const auto normalized = is_email ? email : NormalizeUsername(identifier);
   const std::string name = normalized ? *normalized : std::string();
-  NOVA_CO_TRY(auto found, co_await (is_email ? store_.FindByEmail(call, name) : store_.FindByUsername(call, name)));
-  if (!found) {
-    NOVA_CO_TRY(co_await hasher_.VerifyAgainstNothing(call, credentials.password));
-    co_return std::optional<StoredAccount>();
+  Named named;
+  named.subject = Lockout::OfIdentifier(normalized ? *normalized : identifier);
+  NOVA_CO_TRY(named.account, co_await (is_email ? store_.FindByEmail(call, name) : store_.FindByUsername(call, name)));
+  co_return named;
+}
+
+Task<std::optional<StoredDevice>> Service::Recognize(Call& call, const Secret<>& device_token,
+                                                     const std::optional<StoredAccount>& account) {
+  const auto token = RowToken::Parse(device_token.Expose());
+  if (!token) co_return std::optional<StoredDevice>();
+  NOVA_CO_TRY(auto device, co_await store_.FindDevice(call, token->id()));
+  const bool good = device && account && device->account == account->account.id &&
+                    SameBytes(device->token_hash, token->Hash()) &&
+                    clock_.WallNow() < device->last_used_at + config_.lockout.device_lifetime;
+  if (!good) device.reset();
+  co_return device;
+}
+
+Task<std::optional<Login>> Service::Open(Call& call, const StoredAccount& account, std::string device_name,
+                                         std::optional<StoredDevice> device, const Secret<>& device_token,
+                                         const Bytes& subject) {
+  Login login;
+  const WallTime now = ToStoredPrecision(clock_.WallNow());
+  if (device) {
+    device->last_used_at = now;
+    login.device_token = device_token;
+  } else {
+    const RowToken fresh(Uuid::New(clock_));
+    device =
+        StoredDevice{.id = fresh.id(), .account = account.account.id, .token_hash = fresh.Hash(), .last_used_at = now};
+    login.device_token = fresh.Encode();
   }
-  NOVA_CO_TRY(const bool right, co_await hasher_.Verify(call, found->password_hash, credentials.password));
-  if (!right) found.reset();
-  co_return std::move(found);
+  NOVA_CO_TRY(auto tokens, co_await sessions_.Open(call, account, std::move(device_name), *device, subject));
+  if (!tokens) co_return std::optional<Login>();
+  login.tokens = *std::move(tokens);
+  co_return std::optional(std::move(login));
 }
-
-Task<void> Service::UpgradeHash(Call& call, const StoredAccount& stored, Secret<> password) {
-  NOVA_CO_TRY(const std::string hash, co_await hasher_.Hash(call, std::move(password)));
-  co_return co_await store_.ReplacePasswordHash(call, stored.account.id, stored.password_hash, hash);
-}
-
-Result<auth::Claims> Service::VerifyToken(std::string_view access_token) const {
-  return verifier_.Verify(access_token);
-}
-
-std::string Service::GetJwks() const { return verifier_.keys()->ToJson(); }
 
 Task<Account> Service::GetAccount(Call& call) {
-  if (!call.caller()) co_return Unauthenticated("an access token is needed");
-  NOVA_CO_TRY(auto found, co_await store_.FindById(call, call.caller()->account));
-  if (!found) co_return NotFound("the account does not exist");
+  NOVA_CO_TRY(const Caller caller, CallerOf(call));
+  NOVA_CO_TRY(auto found, co_await store_.FindCaller(call, caller, clock_.WallNow()));
+  if (!found) co_return SessionHasEnded();
   co_return std::move(found->account);
+}
+
+Task<void> Service::Suspend(Call& call, postgres::Transaction& transaction, Uuid account) {
+  return store_.Suspend(call, transaction, account, ToStoredPrecision(clock_.WallNow()));
+}
+
+Task<void> Service::Reinstate(Call& call, postgres::Transaction& transaction, Uuid account) {
+  return store_.Reinstate(call, transaction, account);
+}
+
+Task<void> Service::Delete(Call& call, postgres::Transaction& transaction, Uuid account) {
+  return store_.DeleteAccount(call, transaction, account);
+}
+
+Task<bool> Service::KeepHouse(Call& call) {
+  bool more_accounts = true;
+  for (int batch = 0; more_accounts && batch < kPurgeBatchesMax; ++batch) {
+    NOVA_CO_TRY(const std::int64_t announced, co_await store_.Announce(call, kAnnounceBatch));
+    more_accounts = announced >= kAnnounceBatch;
+  }
+  const WallTime now = clock_.WallNow();
+  const PurgeBefore before{.attempts = now - config_.lockout.lockout_forget,
+                           .devices = now - config_.lockout.device_lifetime,
+                           .resets = now,
+                           .reset_requests = now - config_.reset.reset_interval,
+                           .sessions = now - config_.session.session_retention};
+  bool more_rows = true;
+  for (int batch = 0; more_rows && batch < kPurgeBatchesMax; ++batch) {
+    NOVA_CO_TRY(const std::int64_t deleted, co_await store_.Purge(call, before, kPurgeBatch));
+    purged_.Increment(static_cast<double>(deleted));
+    more_rows = deleted >= kPurgeBatch;
+  }
+  co_return more_accounts || more_rows;
 }
 
 }  // namespace nova::identity

@@ -1,12 +1,10 @@
 #include <array>
-#include <condition_variable>
 #include <functional>
 #include <gtest/gtest.h>
 #include <mutex>
 #include <set>
 #include <sodium.h>
 
-#include "nova/runtime/scope.h"
 #include "nova/telemetry/log.h"
 #include "services/identity/service.h"
 #include "services/identity/test_environment.h"
@@ -22,26 +20,9 @@ constexpr char kKeyUsed[] = "idempotency_key: it was used for another request; c
 
 class ServiceTest : public IdentityTest {
  protected:
-  // Registers all at once, each on a strand of its own.
-  std::vector<Result<Account>> RegisterAtOnce(std::vector<Registration> registrations) {
-    std::mutex mutex;
-    std::vector<Result<Account>> results;
-    std::condition_variable done;
-    runtime::Scope scope(runtime_);
-    for (Registration& registration : registrations) {
-      scope.Spawn("register", [&](Call& call) -> Task<void> {
-        auto result = co_await service_.Register(call, registration);
-        std::lock_guard lock(mutex);
-        results.push_back(std::move(result));
-        done.notify_all();
-        co_return Ok();
-      });
-    }
-    std::unique_lock lock(mutex);
-    EXPECT_TRUE(done.wait_for(lock, 60s, [&] { return results.size() == registrations.size(); }));
-    lock.unlock();
-    EXPECT_TRUE(scope.Stop(10s));
-    return results;
+  std::vector<Result<Account>> RegisterAtOnce(const std::vector<Registration>& registrations) {
+    return RunAtOnce<Account>(registrations.size(),
+                              [&](Call& call, std::size_t i) { return service_.Register(call, registrations[i]); });
   }
 };
 
@@ -53,20 +34,21 @@ TEST_F(ServiceTest, WhoRegistersCanLogIn) {
   EXPECT_EQ(account->username, "ada");
   EXPECT_EQ(account->id.bytes()[6] >> 4, 7) << "not a UUID of version 7";
 
-  for (const std::string identifier : {"ada", "ada@example.com", "ADA", " Ada@Example.com "}) {
+  for (const std::string identifier : {"ada", "ada@example.com", "ADA", " Ada@Example.com ", "ada\uff20example.com"}) {
     const auto login = LogIn(identifier, kPassword);
     ASSERT_TRUE(login) << identifier << ": " << login.error().ToString();
-    EXPECT_EQ(login->account, account->id);
-    EXPECT_EQ(login->expires_at, std::chrono::floor<std::chrono::seconds>(clock_.WallNow()) + 15min);
-    const auto claims = service_.VerifyToken(login->access_token.Expose());
+    const Tokens& tokens = login->tokens;
+    EXPECT_EQ(tokens.account, account->id);
+    EXPECT_EQ(tokens.access_expires_at, std::chrono::floor<std::chrono::seconds>(clock_.WallNow()) + 15min);
+    const auto claims = Verify(tokens.access_token);
     ASSERT_TRUE(claims) << claims.error().ToString();
     EXPECT_EQ(claims->subject, account->id);
-    EXPECT_EQ(claims->session_id, login->session);
-    EXPECT_EQ(claims->expires_at, login->expires_at);
-    EXPECT_EQ(ValueOf("SELECT account_id FROM sessions WHERE id = '" + login->session.ToString() + "'"),
+    EXPECT_EQ(claims->session_id, tokens.session);
+    EXPECT_EQ(claims->expires_at, tokens.access_expires_at);
+    EXPECT_EQ(ValueOf("SELECT account_id FROM sessions WHERE id = '" + tokens.session.ToString() + "'"),
               account->id.ToString());
 
-    const auto own = GetAccount(login->access_token);
+    const auto own = GetAccount(tokens);
     ASSERT_TRUE(own) << own.error().ToString();
     EXPECT_EQ(own->id, account->id);
     EXPECT_EQ(own->email, account->email);
@@ -79,22 +61,22 @@ TEST_F(ServiceTest, ThePublishedKeysVerifyItsTokens) {
   ASSERT_TRUE(Register(Ada()));
   const auto login = LogIn("ada", kPassword);
   ASSERT_TRUE(login);
-  auto keys = auth::Jwks::Parse(service_.GetJwks());
+  auto keys = auth::Jwks::Parse(service_.sessions().GetJwks());
   ASSERT_TRUE(keys) << keys.error().ToString();
   const auth::JwtVerifier elsewhere(jwt_, std::make_shared<const auth::Jwks>(*std::move(keys)), clock_);
-  EXPECT_TRUE(elsewhere.Verify(login->access_token.Expose()));
+  EXPECT_TRUE(elsewhere.Verify(login->tokens.access_token.Expose()));
 }
 
 TEST_F(ServiceTest, TokensExpireAndCannotBeForged) {
   ASSERT_TRUE(Register(Ada()));
-  const std::string token = LogIn("ada", kPassword)->access_token.Expose();
+  const Secret<> token = LogIn("ada", kPassword)->tokens.access_token;
   const auth::JwtSigner stranger(*auth::SigningKey::Generate(jwt_.algorithm));
   const auto forged = stranger.Sign(auth::NewClaims(jwt_, Uuid::New(clock_), Uuid::New(clock_), clock_));
-  const auto refused = service_.VerifyToken(*forged);
+  const auto refused = Verify(Secret<>(*forged));
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code(), Code::kUnauthenticated);
   clock_.Advance(jwt_.expiry + auth::kClockSkewMax);
-  const auto expired = service_.VerifyToken(token);
+  const auto expired = Verify(token);
   ASSERT_FALSE(expired);
   EXPECT_EQ(expired.error().message(), refused.error().message());
 }
@@ -218,7 +200,7 @@ TEST_F(ServiceTest, NothingQuickerThanArgon2idIsStoredOfThePassword) {
   ASSERT_TRUE(Register(registration));
   const std::string fingerprint = ValueOf("SELECT registration_fingerprint FROM accounts");
   const std::string hash = ValueOf("SELECT password_hash FROM accounts");
-  Execute("TRUNCATE accounts, sessions");
+  Execute("TRUNCATE accounts CASCADE");
   registration.password = Secret<>("incorrect horse battery");
   ASSERT_TRUE(Register(registration));
   EXPECT_EQ(ValueOf("SELECT registration_fingerprint FROM accounts"), fingerprint);
@@ -280,17 +262,56 @@ TEST_F(ServiceTest, AWeakHashIsMadeAnewAtTheNextLogIn) {
   EXPECT_TRUE(LogIn("ada", kPassword));
 }
 
-TEST_F(ServiceTest, TheAccountIsTheCallersAndNeedsOne) {
+TEST_F(ServiceTest, TheAccountIsTheCallersAndNeedsALiveSession) {
   const auto nobody = Run<Account>([&](Call& call) { return service_.GetAccount(call); });
   ASSERT_FALSE(nobody);
   EXPECT_EQ(nobody.error().code(), Code::kUnauthenticated);
-  ASSERT_TRUE(Register(Ada()));
-  const auto login = LogIn("ada", kPassword);
+  const Login login = AdaLoggedIn();
+  ASSERT_TRUE(GetAccount(login.tokens));
+  // Neither half of another's pair is worth anything.
+  Tokens mixed = login.tokens;
+  mixed.account = Uuid::New(clock_);
+  EXPECT_EQ(GetAccount(mixed).error().code(), Code::kUnauthenticated);
   Execute("DELETE FROM accounts");
-  const auto gone = GetAccount(login->access_token);
+  const auto gone = GetAccount(login.tokens);
   ASSERT_FALSE(gone);
-  EXPECT_EQ(gone.error().code(), Code::kNotFound);
+  EXPECT_EQ(gone.error().code(), Code::kUnauthenticated);
   EXPECT_EQ(CountOf("sessions"), "0") << "sessions outlive their account";
+}
+
+TEST_F(ServiceTest, ARegistrationIsAnnouncedWithIt) {
+  const auto account = Register(Ada());
+  ASSERT_TRUE(account);
+  const auto events = Events<events::v1::AccountRegistered>();
+  ASSERT_EQ(events.size(), 1U);
+  EXPECT_EQ(events[0].account_id(), account->id.ToString());
+  EXPECT_EQ(events[0].username(), "ada");
+  EXPECT_EQ(events[0].registered_at().seconds(),
+            std::chrono::duration_cast<std::chrono::seconds>(account->created_at.time_since_epoch()).count());
+  EXPECT_EQ(ValueOf("SELECT aggregate FROM events.outbox"), "account/" + account->id.ToString());
+  // A name that is taken announces nobody.
+  ASSERT_FALSE(Register(Ada()));
+  EXPECT_EQ(CountOf("events.outbox"), "1");
+}
+
+TEST_F(ServiceTest, AccountsOfAnEarlierBinaryAreAnnouncedOnce) {
+  for (int i = 0; i < 3; ++i) {
+    const std::string n = std::to_string(i);
+    Execute(
+        "INSERT INTO accounts (id, email, username, password_hash, created_at, registration_key, "
+        "registration_fingerprint) VALUES (gen_random_uuid(), 'old" +
+        n + "@example.com', 'old" + n +
+        "', '', '2026-01-02T03:04:05Z', gen_random_uuid(), decode(repeat('00', 32), 'hex'))");
+  }
+  for (int round = 0; round < 2; ++round) {
+    ASSERT_TRUE(Run<bool>([&](Call& call) { return service_.KeepHouse(call); }));
+    std::set<std::string> names;
+    for (const auto& event : Events<events::v1::AccountRegistered>()) {
+      EXPECT_TRUE(names.insert(event.username()).second) << "announced twice";
+      EXPECT_EQ(event.registered_at().seconds(), 1767323045);
+    }
+    EXPECT_EQ(names, (std::set<std::string>{"old0", "old1", "old2"}));
+  }
 }
 
 TEST_F(ServiceTest, ACallThatHasEndedDoesNothing) {
@@ -313,12 +334,20 @@ TEST_F(ServiceTest, NoLogLineHoldsAPasswordOrAToken) {
   ASSERT_TRUE(Register(Ada()));
   const auto login = LogIn("ada", kPassword);
   ASSERT_TRUE(login);
+  const Tokens& tokens = login->tokens;
   ASSERT_FALSE(LogIn("ada", "incorrect horse battery"));
-  ASSERT_FALSE(service_.VerifyToken(login->access_token.Expose() + "x"));
+  ASSERT_FALSE(Verify(Secret<>(tokens.access_token.Expose() + "x")));
+  const auto refreshed = Refresh(tokens.refresh_token);
+  ASSERT_TRUE(refreshed);
+  clock_.Advance(1min);
+  ASSERT_FALSE(Refresh(tokens.refresh_token)) << "spent";
   telemetry::ShutdownLogging();
   telemetry::InitLogging({});
   EXPECT_EQ(log.find("horse battery"), std::string::npos) << log;
-  EXPECT_EQ(log.find(login->access_token.Expose().substr(0, 20)), std::string::npos) << log;
+  EXPECT_NE(log.find("a spent refresh token came again"), std::string::npos) << log;
+  for (const Secret<>& token :
+       {tokens.access_token, tokens.refresh_token, refreshed->refresh_token, login->device_token})
+    EXPECT_EQ(log.find(token.Expose().substr(0, 20)), std::string::npos) << log;
   EXPECT_EQ(log.find("ada@example.com"), std::string::npos) << log;
 }
 

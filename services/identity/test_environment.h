@@ -1,56 +1,26 @@
 // What identity's tests share: the service over a real database, reached through PgBouncer as in production.
 #pragma once
 
-#include <gtest/gtest.h>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "api/events/v1/identity.pb.h"
 #include "nova/auth/jwt.h"
 #include "nova/auth/password.h"
-#include "nova/postgres/migrate.h"
-#include "nova/postgres/pool.h"
-#include "nova/runtime/runtime.h"
-#include "nova/telemetry/metrics.h"
 #include "services/identity/migrations.h"
 #include "services/identity/service.h"
-#include "tests/postgres_fixture.h"
+#include "tests/service_fixture.h"
 
 namespace nova::identity {
 
-// Each test begins with empty tables.
-class IdentityTest : public testing::Test {
+inline constexpr char kName[] = "identity";
+
+class IdentityTest : public tests::ServiceFixture<kName, Migrations> {
  protected:
-  static constexpr char kDatabase[] = "identity";
   static constexpr char kPassword[] = "correct horse battery";
-
-  static void SetUpTestSuite() {
-    auto& postgres = tests::PostgresFixture::Instance();
-    postgres.CreateDatabase(kDatabase);
-    runtime::Runtime runtime({.threads = 1});
-    const auto report = runtime.RunBlocking<postgres::MigrationReport>(
-        std::chrono::seconds(60), [&](runtime::Call& call) -> runtime::Task<postgres::MigrationReport> {
-          co_return co_await postgres::Migrate(call, postgres.Direct(kDatabase), Migrations());
-        });
-    ASSERT_TRUE(report) << report.error().ToString();
-  }
-
-  void SetUp() override { Execute("TRUNCATE accounts, sessions"); }
-  void TearDown() override { EXPECT_TRUE(pool_.Close(std::chrono::seconds(10))); }
-
-  // As the superuser, past the service.
-  static void Execute(const std::string& sql) { (void)tests::PostgresFixture::Instance().Query(sql, kDatabase); }
-  // The one value that the statement yields; empty if it yields none.
-  static std::string ValueOf(const std::string& sql) {
-    const auto result = tests::PostgresFixture::Instance().Query(sql, kDatabase);
-    return result.rows.empty() ? "" : result.rows[0][0].value_or("");
-  }
-  static std::string CountOf(const std::string& table) { return ValueOf("SELECT count(*) FROM " + table); }
-
-  template <class T>
-  Result<T> Run(std::function<runtime::Task<T>(runtime::Call&)> work, Duration timeout = std::chrono::seconds(60)) {
-    return runtime_.RunBlocking<T>(timeout, std::move(work));
-  }
 
   static Registration Ada() {
     return {.email = "ada@example.com",
@@ -58,21 +28,59 @@ class IdentityTest : public testing::Test {
             .password = Secret<>(kPassword),
             .idempotency_key = Uuid::New().ToString()};
   }
+
   Result<Account> Register(Registration registration) {
     return Run<Account>([&](runtime::Call& call) { return service_.Register(call, registration); });
   }
-  Result<Login> LogIn(std::string identifier, std::string password) {
-    return Run<Login>([&](runtime::Call& call) {
-      return service_.LogIn(call, {.identifier = identifier, .password = Secret<>(password)});
-    });
+  Result<Login> LogIn(Credentials credentials) {
+    return Run<Login>([&](runtime::Call& call) { return service_.LogIn(call, credentials); });
   }
-  // As the end user of the token.
-  Result<Account> GetAccount(const Secret<>& access_token) {
-    return Run<Account>([&](runtime::Call& call) -> runtime::Task<Account> {
-      NOVA_CO_TRY(const auth::Claims claims, service_.VerifyToken(access_token.Expose()));
-      call.set_caller(auth::CallerOf(claims));
-      co_return co_await service_.GetAccount(call);
-    });
+  Result<Login> LogIn(std::string identifier, std::string password) {
+    return LogIn({.identifier = identifier, .password = Secret<>(password)});
+  }
+  // Registers Ada and logs her in. Precondition: she is not registered yet.
+  Login AdaLoggedIn() {
+    EXPECT_TRUE(Register(Ada()));
+    auto login = LogIn("ada", kPassword);
+    EXPECT_TRUE(login) << login.error().ToString();
+    return login ? *std::move(login) : Login();
+  }
+  // What a log-in has read of an account, and what it does once the password is right.
+  StoredAccount Read(const std::string& username) {
+    const auto found =
+        Run<std::optional<StoredAccount>>([&](runtime::Call& call) { return store_.FindByUsername(call, username); });
+    EXPECT_TRUE(found && *found) << "there is no " << username;
+    return found && *found ? **found : StoredAccount();
+  }
+  std::optional<Tokens> Open(const StoredAccount& account) {
+    const StoredDevice device{.id = Uuid::New(clock_),
+                              .account = account.account.id,
+                              .token_hash = NewKey(),
+                              .last_used_at = clock_.WallNow()};
+    const auto opened = Run<std::optional<Tokens>>(
+        [&](runtime::Call& call) { return service_.sessions().Open(call, account, "", device, NewKey()); });
+    EXPECT_TRUE(opened) << opened.error().ToString();
+    return opened ? *opened : std::nullopt;
+  }
+  static runtime::Caller CallerOf(const Tokens& tokens) {
+    return {.account = tokens.account, .session = tokens.session};
+  }
+  Result<Tokens> Refresh(const Secret<>& refresh_token) {
+    return Run<Tokens>([&](runtime::Call& call) { return service_.sessions().Refresh(call, refresh_token); });
+  }
+  Result<auth::Claims> Verify(const Secret<>& access_token) {
+    return Run<auth::Claims>([&](runtime::Call& call) { return service_.sessions().Verify(call, access_token); });
+  }
+  Result<void> LogOut(const Tokens& tokens) {
+    return Run<void>(CallerOf(tokens), [&](runtime::Call& call) { return service_.sessions().LogOut(call); });
+  }
+  Result<Account> GetAccount(const Tokens& tokens) {
+    return Run<Account>(CallerOf(tokens), [&](runtime::Call& call) { return service_.GetAccount(call); });
+  }
+
+  double CounterOf(const std::string& name, const std::string& help, const std::string& label,
+                   const std::string& value) {
+    return metrics_.Counter(name, help, {{label, value}}).Value();
   }
 
   // argon2id computations so far; `operation` is hash or verify.
@@ -84,18 +92,15 @@ class IdentityTest : public testing::Test {
         .histogram.sample_count;
   }
 
-  FakeClock clock_;
-  telemetry::Metrics metrics_;
-  runtime::Runtime runtime_{{.threads = 2}};
-  postgres::Pool pool_{
-      runtime_, metrics_, {.connection = tests::PostgresFixture::Instance().Pooled(kDatabase), .size_max = 8}};
-  Store store_{pool_};
-  std::unique_ptr<auth::PasswordHasher> hasher_ = *auth::PasswordHasher::Create({}, metrics_);
+  Store store_{pool_, outbox_};
+  std::unique_ptr<auth::PasswordHasher> hasher_ =
+      *auth::PasswordHasher::Create({.threads = 2, .queue_max = 256}, metrics_);
   const auth::JwtConfig jwt_;
   const auth::JwtSigner signer_{*auth::SigningKey::Generate(jwt_.algorithm)};
   const auth::JwtVerifier verifier_{
       jwt_, std::make_shared<const auth::Jwks>(std::vector{signer_.key().verification_key()}), clock_};
-  Service service_{store_, *hasher_, jwt_, signer_, verifier_, metrics_, clock_};
+  const ServiceConfig config_;
+  Service service_{store_, *hasher_, jwt_, signer_, verifier_, metrics_, config_, clock_};
 };
 
 }  // namespace nova::identity

@@ -6,6 +6,7 @@
 #include "app/migration.h"
 #include "app/modules.h"
 #include "app/stack_access.h"
+#include "nova/events/outbox.h"
 #include "nova/runtime/runtime.h"
 #include "nova/telemetry/log.h"
 
@@ -18,7 +19,7 @@ Result<postgres::MigrationReport> MigrateService(std::string_view service, const
                            "'; `nova modules` lists those there are");
   runtime::Runtime runtime({.threads = 1});
   return runtime.RunBlocking<postgres::MigrationReport>(
-      kMigrationLimit, [&](runtime::Call& call) { return postgres::Migrate(call, direct, module->migrations); });
+      kMigrationLimit, [&](runtime::Call& call) { return events::Migrate(call, direct, module->migrations); });
 }
 
 namespace {

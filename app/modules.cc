@@ -3,14 +3,22 @@
 #include <algorithm>
 #include <optional>
 
+#include "app/service_module.h"
 #include "nova/auth/jwt.h"
 #include "nova/auth/password.h"
-#include "nova/postgres/pool.h"
 #include "services/identity/config.h"
+#include "services/identity/events.h"
 #include "services/identity/migrations.h"
 #include "services/identity/rpc.h"
 #include "services/identity/service.h"
 #include "services/identity/store.h"
+#include "services/user/config.h"
+#include "services/user/events.h"
+#include "services/user/migrations.h"
+#include "services/user/profile_cache.h"
+#include "services/user/rpc.h"
+#include "services/user/service.h"
+#include "services/user/store.h"
 
 namespace nova::app {
 namespace {
@@ -18,44 +26,9 @@ namespace {
 using runtime::Call;
 using runtime::Task;
 
-class IdentityModule final : public Module {
+class IdentityModule final : public ServiceModule {
  public:
-  void Bind(config::Config& config) override { identity::Bind(config, config_); }
-
-  Result<void> Build(runtime::Runtime& runtime, telemetry::Metrics& metrics) override {
-    NOVA_TRY(postgres::Validate(config_.database.connection));
-    NOVA_TRY(auth::JwtKeys keys, auth::LoadJwtKeys(config_.jwt));
-    if (!keys.signing)
-      return InvalidArgument(
-          "NOVA_AUTH_JWT_SIGNING_KEY: identity signs tokens and needs its private key; name the PEM file in "
-          "NOVA_AUTH_JWT_SIGNING_KEY_FILE");
-    NOVA_TRY(hasher_, auth::PasswordHasher::Create(config_.password, metrics));
-    pool_.emplace(runtime, metrics, config_.database);
-    health_pool_.emplace(runtime, metrics, postgres::ForHealth(config_.database));
-    store_.emplace(*pool_);
-    verifier_.emplace(config_.jwt, keys.verification);
-    service_.emplace(*store_, *hasher_, config_.jwt, auth::JwtSigner(*std::move(keys.signing)), *verifier_, metrics);
-    return Ok();
-  }
-
-  Task<void> Connect(Call& call) override {
-    auto answered = co_await health_pool_->Ping(call);
-    if (answered) co_return Ok();
-    const postgres::ConnectionConfig& database = config_.database.connection;
-    co_return std::move(answered).error().WithContext("at " + database.host + ":" + std::to_string(database.port) +
-                                                      "; is it up, and are NOVA_POSTGRES_HOST, NOVA_POSTGRES_PORT, "
-                                                      "NOVA_POSTGRES_USER and NOVA_POSTGRES_PASSWORD right?");
-  }
-
-  void AddDependencies(health::Monitor& monitor) override {
-    monitor.AddHard("postgres", [this](Call& call) { return health_pool_->Ping(call); });
-  }
-
-  std::vector<rpc::Service> Services() override {
-    std::vector<rpc::Service> services;
-    services.push_back(identity::MakeRpcService(*service_));
-    return services;
-  }
+  IdentityModule() : ServiceModule("identity", Tokens::kOwn) {}
 
   rpc::TokenVerifier TokenVerifier() override {
     return [this](std::string_view token) -> Result<runtime::Caller> {
@@ -64,23 +37,76 @@ class IdentityModule final : public Module {
     };
   }
 
-  Result<void> Close(Duration limit) override {
-    service_.reset();
-    hasher_.reset();  // its threads wake tasks of the runtime
-    if (!pool_) return Ok();
-    const auto closed = pool_->Close(limit);
-    NOVA_TRY(health_pool_->Close(limit));
-    return closed;
+  std::vector<rpc::Service> Services() override {
+    std::vector<rpc::Service> services;
+    services.push_back(identity::MakeRpcService(*service_));
+    return services;
   }
 
  private:
+  void BindService(config::Config& config) override { identity::Bind(config, config_); }
+
+  Result<void> BuildService(runtime::Runtime&, telemetry::Metrics& metrics) override {
+    NOVA_TRY(auth::JwtKeys keys, auth::LoadJwtKeys(jwt()));
+    if (!keys.signing)
+      return InvalidArgument(
+          "NOVA_AUTH_JWT_SIGNING_KEY: identity signs tokens and needs its private key; name the PEM file in "
+          "NOVA_AUTH_JWT_SIGNING_KEY_FILE");
+    NOVA_TRY(identity::Validate(config_.service));
+    NOVA_TRY(hasher_, auth::PasswordHasher::Create(config_.password, metrics));
+    verifier_.emplace(jwt(), keys.verification);
+    store_.emplace(pool(), outbox());
+    service_.emplace(*store_, *hasher_, jwt(), auth::JwtSigner(*std::move(keys.signing)), *verifier_, metrics,
+                     config_.service);
+    identity::Consume(consumer(), *service_);
+    return Ok();
+  }
+
+  void StartService(runtime::Scope& background) override { service_->Start(background); }
+
+  Result<void> CloseService(Duration) override {
+    service_.reset();
+    hasher_.reset();  // its threads wake tasks of the runtime
+    return Ok();
+  }
+
   identity::IdentityConfig config_;
   std::unique_ptr<auth::PasswordHasher> hasher_;
-  std::optional<postgres::Pool> pool_;
-  std::optional<postgres::Pool> health_pool_;
-  std::optional<identity::Store> store_;
   std::optional<auth::JwtVerifier> verifier_;
+  std::optional<identity::Store> store_;
   std::optional<identity::Service> service_;
+};
+
+class UserModule final : public ServiceModule {
+ public:
+  UserModule() : ServiceModule("user") {}
+
+  std::vector<rpc::Service> Services() override {
+    std::vector<rpc::Service> services;
+    services.push_back(user::MakeRpcService(*service_));
+    return services;
+  }
+
+ private:
+  void BindService(config::Config& config) override { user::Bind(config, config_); }
+
+  Result<void> BuildService(runtime::Runtime& runtime, telemetry::Metrics& metrics) override {
+    store_.emplace(pool(), outbox());
+    cache_.emplace(runtime, metrics, redis(), *store_, config_);
+    service_.emplace(*store_, &*cache_, metrics);
+    user::Consume(consumer(), *service_);
+    return Ok();
+  }
+
+  Result<void> CloseService(Duration limit) override {
+    service_.reset();
+    return cache_ ? cache_->Close(limit) : Ok();
+  }
+
+  user::UserConfig config_;
+  std::optional<user::Store> store_;
+  std::optional<user::ProfileCache> cache_;
+  std::optional<user::Service> service_;
 };
 
 template <class T>
@@ -95,9 +121,15 @@ std::span<const ModuleEntry> Modules() {
       {.name = "identity",
        .description = "accounts, passwords, access tokens",
        .hard = {"postgres"},
-       .soft = {},
+       .soft = {"redis"},
        .migrations = identity::Migrations(),
        .make = Make<IdentityModule>},
+      {.name = "user",
+       .description = "profiles, settings, privacy",
+       .hard = {"postgres"},
+       .soft = {"redis", "identity"},
+       .migrations = user::Migrations(),
+       .make = Make<UserModule>},
   };
   return modules;
 }

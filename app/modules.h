@@ -12,7 +12,9 @@
 #include "nova/rpc/server_stack.h"
 #include "nova/rpc/service.h"
 #include "nova/runtime/runtime.h"
+#include "nova/runtime/scope.h"
 #include "nova/telemetry/metrics.h"
+#include "nova/tls/credentials.h"
 
 namespace nova::app {
 
@@ -22,10 +24,14 @@ class Module {
   virtual ~Module() = default;
   virtual void Bind(config::Config& config) = 0;
   // Everything that can be wrong with the configuration shows here. Nothing is contacted yet.
-  virtual Result<void> Build(runtime::Runtime& runtime, telemetry::Metrics& metrics) = 0;
+  // `me`: who this process is when it calls other services; outlives the module.
+  virtual Result<void> Build(runtime::Runtime& runtime, telemetry::Metrics& metrics,
+                             const tls::ChannelIdentity& me) = 0;
   // Returns when every hard dependency answered once. Errors: UNAVAILABLE naming it.
   virtual runtime::Task<void> Connect(runtime::Call& call) = 0;
   virtual void AddDependencies(health::Monitor& monitor) = 0;
+  // Work that goes on beside calls, until `background` stops.
+  virtual void Start(runtime::Scope& background) = 0;
   virtual std::vector<rpc::Service> Services() = 0;
   // How access tokens are verified; null if no method needs it.
   virtual rpc::TokenVerifier TokenVerifier() = 0;

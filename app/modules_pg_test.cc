@@ -31,30 +31,46 @@ TEST_P(EveryModule, StartsAlone) {
   ASSERT_TRUE(migrated.ok()) << migrated.error().ToString();
 
   const auto connection = postgres.Pooled(GetParam());
-  const auto key = auth::SigningKey::Generate(auth::Algorithm::kEdDsa);
-  ASSERT_TRUE(key.ok());
-  config::Config config(config::Sources{
-      .args = {},
-      .environment = {{"NOVA_POSTGRES_HOST", connection.host},
-                      {"NOVA_POSTGRES_PORT", std::to_string(connection.port)},
-                      {"NOVA_POSTGRES_DATABASE", connection.database},
-                      {"NOVA_POSTGRES_USER", connection.user},
-                      {"NOVA_POSTGRES_PASSWORD", connection.password.Expose()},
-                      {"NOVA_POSTGRES_SSL_MODE", std::string(postgres::SslModeName(connection.ssl_mode))},
-                      {"NOVA_POSTGRES_SSL_ROOT_CERT", connection.ssl_root_cert},
-                      {"NOVA_AUTH_JWT_SIGNING_KEY", key->ToPem()->Expose()}}});
+  config::Sources sources;
+  sources.environment = {{"NOVA_POSTGRES_HOST", connection.host},
+                         {"NOVA_POSTGRES_PORT", std::to_string(connection.port)},
+                         {"NOVA_POSTGRES_DATABASE", connection.database},
+                         {"NOVA_POSTGRES_USER", connection.user},
+                         {"NOVA_POSTGRES_PASSWORD", connection.password.Expose()},
+                         {"NOVA_POSTGRES_SSL_MODE", std::string(postgres::SslModeName(connection.ssl_mode))},
+                         {"NOVA_POSTGRES_SSL_ROOT_CERT", connection.ssl_root_cert},
+                         // Nobody listens there: what is soft must not be needed.
+                         {"NOVA_REDIS_TLS", "false"},
+                         {"NOVA_REDIS_PORT", std::to_string(tests::FreePort())},
+                         {"NOVA_PEERS_IDENTITY_TARGET", "127.0.0.1:" + std::to_string(tests::FreePort())}};
+  if (GetParam() == "identity") {
+    const auto key = auth::SigningKey::Generate(auth::Algorithm::kEdDsa);
+    ASSERT_TRUE(key.ok());
+    sources.environment["NOVA_AUTH_JWT_SIGNING_KEY"] = key->ToPem()->Expose();
+  }
+  config::Config config(std::move(sources));
   const auto module = entry.make();
   module->Bind(config);
   const auto finished = config.Finish();
   ASSERT_TRUE(finished.ok()) << finished.error().ToString();
 
   runtime::Runtime runtime;
+  runtime::Scope background(runtime);
   telemetry::Metrics metrics;
-  const auto built = module->Build(runtime, metrics);
+  const auto built = module->Build(runtime, metrics, tls::ChannelIdentity::Plaintext());
   ASSERT_TRUE(built.ok()) << built.error().ToString();
   const auto connected =
       runtime.RunBlocking<void>(std::chrono::seconds(20), [&](runtime::Call& call) { return module->Connect(call); });
   EXPECT_TRUE(connected.ok()) << connected.error().ToString();
+  health::Monitor monitor(metrics, {});
+  module->AddDependencies(monitor);
+  // The map tells people what decides health; this is what does.
+  std::set<std::string_view> hard;
+  std::set<std::string_view> soft;
+  const health::Snapshot snapshot = monitor.Get();
+  for (const auto& dependency : snapshot.dependencies) (dependency.hard ? hard : soft).insert(dependency.name);
+  EXPECT_EQ(hard, std::set<std::string_view>(entry.hard.begin(), entry.hard.end()));
+  EXPECT_EQ(soft, std::set<std::string_view>(entry.soft.begin(), entry.soft.end()));
   {
     rpc::Server server(
         runtime, metrics, {.address = "127.0.0.1", .port = 0},
@@ -62,8 +78,33 @@ TEST_P(EveryModule, StartsAlone) {
     for (auto& service : module->Services()) server.Add(std::move(service));
     const auto started = server.Start();
     EXPECT_TRUE(started.ok()) << started.error().ToString();
+    module->Start(background);
   }
+  EXPECT_TRUE(background.Stop(std::chrono::seconds(10)).ok());
   EXPECT_TRUE(module->Close(std::chrono::seconds(10)).ok());
+}
+
+TEST(ModulesTest, OnlyIdentityMayHoldTheSigningKey) {
+  const auto key = auth::SigningKey::Generate(auth::Algorithm::kEdDsa);
+  ASSERT_TRUE(key.ok());
+  for (const ModuleEntry& entry : Modules()) {
+    if (entry.name == "identity") continue;
+    config::Config config(config::Sources{.environment = {{"NOVA_POSTGRES_DATABASE", "x"},
+                                                          {"NOVA_POSTGRES_USER", "x"},
+                                                          {"NOVA_POSTGRES_SSL_MODE", "disable"},
+                                                          {"NOVA_REDIS_TLS", "false"},
+                                                          {"NOVA_AUTH_JWT_SIGNING_KEY", key->ToPem()->Expose()}}});
+    const auto module = entry.make();
+    module->Bind(config);
+    ASSERT_TRUE(config.Finish().ok());
+    runtime::Runtime runtime({.threads = 1});
+    telemetry::Metrics metrics;
+    const auto built = module->Build(runtime, metrics, tls::ChannelIdentity::Plaintext());
+    ASSERT_FALSE(built.ok()) << entry.name;
+    EXPECT_EQ(built.error().code(), Code::kInvalidArgument);
+    EXPECT_NE(built.error().message().find("NOVA_AUTH_JWT_SIGNING_KEY"), std::string::npos);
+    EXPECT_TRUE(module->Close(std::chrono::seconds(10)).ok());
+  }
 }
 
 std::vector<std::string> Names() {

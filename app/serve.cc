@@ -58,9 +58,16 @@ class ServeVerb final : public Verb {
   Result<ExitCode> Run() override;
 
  private:
-  Result<rpc::ServerSecurity> Security(std::unique_ptr<tls::IdentityPublisher>& publisher);
+  // Whose certificates this process uses; null without TLS.
+  struct Identities {
+    std::unique_ptr<tls::IdentityPublisher> server;
+    std::unique_ptr<tls::IdentityPublisher> client;
+  };
+  Result<rpc::ServerSecurity> Security(Identities& identities);
+  // Who it is when it calls other services.
+  Result<tls::ChannelIdentity> Me(Identities& identities);
   // From the first contact with the dependencies to the end of the last call.
-  Result<void> Serve(runtime::Runtime& runtime, runtime::Scope& background, tls::IdentityPublisher* publisher,
+  Result<void> Serve(runtime::Runtime& runtime, runtime::Scope& background, const Identities& identities,
                      rpc::ServerSecurity security, const runtime::StopSignals& stop);
   Result<void> AwaitDependencies(runtime::Runtime& runtime, const runtime::StopSignals& stop);
 
@@ -79,7 +86,7 @@ class ServeVerb final : public Verb {
   std::vector<std::unique_ptr<Module>> unnamed_;
 };
 
-Result<rpc::ServerSecurity> ServeVerb::Security(std::unique_ptr<tls::IdentityPublisher>& publisher) {
+Result<rpc::ServerSecurity> ServeVerb::Security(Identities& identities) {
   rpc::ServerSecurity security;
   security.stack.verify_token = module_->TokenVerifier();
   // Peers are known by their certificates: where those are optional, nobody can be asked who they are.
@@ -88,11 +95,20 @@ Result<rpc::ServerSecurity> ServeVerb::Security(std::unique_ptr<tls::IdentityPub
     security.credentials = tls::MakePlaintextServerCredentials();
     return security;
   }
-  NOVA_TRY(publisher, tls::IdentityPublisher::Create({.files = tls_.files(), .usage = tls::Usage::kServer},
-                                                     Clock::System(), metrics_));
-  security.credentials = tls::MakeServerCredentials(
-      *publisher, tls_.require_client_cert ? tls::ClientCertificate::kRequired : tls::ClientCertificate::kOptional);
+  NOVA_TRY(identities.server, tls::IdentityPublisher::Create({.files = tls_.files(), .usage = tls::Usage::kServer},
+                                                             Clock::System(), metrics_));
+  security.credentials =
+      tls::MakeServerCredentials(*identities.server, tls_.require_client_cert ? tls::ClientCertificate::kRequired
+                                                                              : tls::ClientCertificate::kOptional);
   return security;
+}
+
+Result<tls::ChannelIdentity> ServeVerb::Me(Identities& identities) {
+  if (!channel_tls_.enabled()) return tls::ChannelIdentity::Plaintext();
+  NOVA_TRY(identities.client,
+           tls::IdentityPublisher::Create({.files = channel_tls_.files(), .usage = tls::Usage::kClient},
+                                          Clock::System(), metrics_));
+  return tls::ChannelIdentity(*identities.client);
 }
 
 Result<ExitCode> ServeVerb::Run() {
@@ -106,11 +122,12 @@ Result<ExitCode> ServeVerb::Run() {
 
   runtime::Runtime runtime;
   runtime::Scope background(runtime);
-  std::unique_ptr<tls::IdentityPublisher> publisher;
-  NOVA_TRY(auto security, Security(publisher));
-  NOVA_TRY(module_->Build(runtime, metrics_));
+  Identities identities;
+  NOVA_TRY(auto security, Security(identities));
+  NOVA_TRY(const tls::ChannelIdentity me, Me(identities));
   // The module's pools have work of their own under way, so from here on every path closes it.
-  const auto ran = Serve(runtime, background, publisher.get(), std::move(security), stop);
+  Result<void> ran = module_->Build(runtime, metrics_, me);
+  if (ran) ran = Serve(runtime, background, identities, std::move(security), stop);
   const auto stopped = background.Stop(kStopLimit);
   const auto closed = module_->Close(kStopLimit);
   // What ignores its end cannot be taken apart safely under its feet.
@@ -126,7 +143,7 @@ Result<ExitCode> ServeVerb::Run() {
   return kDone;
 }
 
-Result<void> ServeVerb::Serve(runtime::Runtime& runtime, runtime::Scope& background, tls::IdentityPublisher* publisher,
+Result<void> ServeVerb::Serve(runtime::Runtime& runtime, runtime::Scope& background, const Identities& identities,
                               rpc::ServerSecurity security, const runtime::StopSignals& stop) {
   NOVA_TRY(AwaitDependencies(runtime, stop));
   if (stop.received()) return Ok();
@@ -155,8 +172,10 @@ Result<void> ServeVerb::Serve(runtime::Runtime& runtime, runtime::Scope& backgro
 
   NOVA_TRY(server.Start());
   NOVA_TRY(admin->Start());
-  if (publisher != nullptr) publisher->Watch(background);
+  if (identities.server) identities.server->Watch(background);
+  if (identities.client) identities.client->Watch(background);
   monitor.Start(background);
+  module_->Start(background);
   telemetry::LogInfo("serving", {{"grpc_port", server.port()},
                                  {"admin_port", admin->port()},
                                  {"mtls", tls_.enabled() && tls_.require_client_cert},

@@ -1,0 +1,107 @@
+#include "app/service_module.h"
+
+#include <utility>
+
+#include "api/identity/v2/identity.nova.h"
+
+namespace nova::app {
+
+using runtime::Call;
+using runtime::Task;
+
+ServiceModule::ServiceModule(std::string name, Tokens tokens) : name_(std::move(name)), tokens_(tokens) {}
+ServiceModule::~ServiceModule() = default;
+
+void ServiceModule::Bind(config::Config& config) {
+  config::Bind(config, app_env_);
+  postgres::Bind(config, database_);
+  redis::Bind(config, redis_config_);
+  events::Bind(config, relay_config_);
+  events::Bind(config, consumer_config_);
+  auth::Bind(config, jwt_);
+  auth::Bind(config, keys_config_);
+  app::Bind(config, peers_);
+  BindService(config);
+}
+
+Result<void> ServiceModule::Build(runtime::Runtime& runtime, telemetry::Metrics& metrics,
+                                  const tls::ChannelIdentity& me) {
+  NOVA_TRY(postgres::Validate(database_.connection));
+  NOVA_TRY(redis::Validate(redis_config_));
+  NOVA_TRY(events::Validate(relay_config_, redis_config_));
+  NOVA_TRY(events::Validate(consumer_config_, relay_config_.retention, redis_config_));
+  if (!redis_config_.tls && app_env_ != config::AppEnv::kDevelopment)
+    return FailedPrecondition("NOVA_REDIS_TLS: is off, and APP_ENV=" + std::string(config::AppEnvName(app_env_)) +
+                              " allows no plaintext; set it to true, and NOVA_REDIS_CA_PATH");
+  consumer_config_.group = name_;
+  pool_.emplace(runtime, metrics, database_);
+  health_pool_.emplace(runtime, metrics, postgres::ForHealth(database_));
+  redis_.emplace(runtime, metrics, redis_config_);
+  outbox_.emplace(*pool_, name_);
+  relay_.emplace(*outbox_, *pool_, *redis_, metrics, relay_config_);
+  consumer_.emplace(*outbox_, *pool_, *redis_, metrics, consumer_config_);
+  if (tokens_ == Tokens::kVerified) NOVA_TRY(BuildVerification(metrics, me));
+  return BuildService(runtime, metrics);
+}
+
+Result<void> ServiceModule::BuildVerification(telemetry::Metrics& metrics, const tls::ChannelIdentity& me) {
+  if (!jwt_.signing_key.empty())
+    return InvalidArgument("NOVA_AUTH_JWT_SIGNING_KEY: only identity signs tokens; take the private key away from " +
+                           name_);
+  if (!jwt_.validation_key.empty()) {
+    NOVA_TRY(const auth::JwtKeys keys, auth::LoadJwtKeys(jwt_));
+    verifier_.emplace(jwt_, keys.verification);
+    return Ok();
+  }
+  identity_.emplace(metrics, rpc::ClientConfig{.principal = "identity", .target = peers_.targets.at("identity")}, me);
+  keys_.emplace(jwt_, [this](Call& call) { return FetchKeys(call); }, metrics, keys_config_);
+  return Ok();
+}
+
+Task<std::string> ServiceModule::FetchKeys(Call& call) {
+  const identity::v2::GetJwksRequest request;
+  NOVA_CO_TRY(const auto response,
+              co_await identity_->Invoke(call, identity::v2::IdentityServiceMethods::kGetJwks, request));
+  co_return response.jwks();
+}
+
+Task<void> ServiceModule::Connect(Call& call) {
+  auto answered = co_await health_pool_->Ping(call);
+  if (answered) co_return Ok();
+  const postgres::ConnectionConfig& database = database_.connection;
+  co_return std::move(answered).error().WithContext("at " + database.host + ":" + std::to_string(database.port) +
+                                                    "; is it up, and are NOVA_POSTGRES_HOST, NOVA_POSTGRES_PORT, "
+                                                    "NOVA_POSTGRES_USER and NOVA_POSTGRES_PASSWORD right?");
+}
+
+void ServiceModule::AddDependencies(health::Monitor& monitor) {
+  monitor.AddHard("postgres", [this](Call& call) { return health_pool_->Ping(call); });
+  monitor.AddSoft("redis", [this](Call& call) { return redis_->Ping(call); });
+  if (keys_) monitor.AddSoft("identity", [this](Call&) -> Task<void> { co_return keys_->Ready(); });
+}
+
+void ServiceModule::Start(runtime::Scope& background) {
+  relay_->Start(background);
+  consumer_->Start(background);
+  if (keys_) keys_->Start(background);
+  StartService(background);
+}
+
+rpc::TokenVerifier ServiceModule::TokenVerifier() {
+  return [this](std::string_view token) -> Result<runtime::Caller> {
+    NOVA_TRY(const auth::Claims claims, keys_ ? keys_->Verify(token) : verifier_->Verify(token));
+    return auth::CallerOf(claims);
+  };
+}
+
+Result<void> ServiceModule::Close(Duration limit) {
+  const auto service = CloseService(limit);
+  // What was never built needs no closing.
+  const auto redis = redis_ ? redis_->Close(limit) : Ok();
+  const auto pool = pool_ ? pool_->Close(limit) : Ok();
+  const auto health_pool = health_pool_ ? health_pool_->Close(limit) : Ok();
+  for (const auto* closed : {&service, &redis, &pool, &health_pool}) NOVA_TRY(*closed);
+  return Ok();
+}
+
+}  // namespace nova::app

@@ -1,0 +1,95 @@
+// ServiceModule: what every service of the map stands on. A service's own module adds its settings, its logic and its
+// handlers; everything else is here once.
+//
+//   database      a pool through PgBouncer, and one of its own for health       hard
+//   Redis         commands, cache, streams                                      soft, unless the service says otherwise
+//   events        outbox, relay of it, consumer of others' streams
+//   tokens        verified with the keys that identity publishes, or with one that is configured
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "app/modules.h"
+#include "app/peers.h"
+#include "nova/auth/jwt.h"
+#include "nova/auth/key_follower.h"
+#include "nova/config/app_env.h"
+#include "nova/events/consumer.h"
+#include "nova/events/outbox.h"
+#include "nova/events/relay.h"
+#include "nova/postgres/pool.h"
+#include "nova/redis/client.h"
+#include "nova/rpc/client.h"
+
+namespace nova::app {
+
+class ServiceModule : public Module {
+ public:
+  enum class Tokens {
+    kVerified,  // those that identity issued
+    kOwn,       // the service issues them, and overrides TokenVerifier
+  };
+
+  // `name`: of the map; also the producer of its events and its consumer group.
+  explicit ServiceModule(std::string name, Tokens tokens = Tokens::kVerified);
+  ~ServiceModule() override;
+
+  void Bind(config::Config& config) final;
+  Result<void> Build(runtime::Runtime& runtime, telemetry::Metrics& metrics, const tls::ChannelIdentity& me) final;
+  runtime::Task<void> Connect(runtime::Call& call) final;
+  void AddDependencies(health::Monitor& monitor) final;
+  void Start(runtime::Scope& background) final;
+  rpc::TokenVerifier TokenVerifier() override;
+  Result<void> Close(Duration limit) final;
+
+ protected:
+  // --- What a service adds. ---
+
+  virtual void BindService(config::Config& config) = 0;
+  // Builds the service on pool(), outbox() and redis(), and registers what it consumes. Nothing is contacted yet.
+  virtual Result<void> BuildService(runtime::Runtime& runtime, telemetry::Metrics& metrics) = 0;
+  // Background work of the service's own.
+  virtual void StartService(runtime::Scope& background) { (void)background; }
+  // Lets go of what BuildService made, all or nothing of which may be there; its calls have ended. Blocks for `limit`
+  // at most.
+  virtual Result<void> CloseService(Duration limit) = 0;
+
+  // After Build has begun to call BuildService.
+  postgres::Pool& pool() { return *pool_; }
+  events::Outbox& outbox() { return *outbox_; }
+  events::Consumer& consumer() { return *consumer_; }
+  redis::Client& redis() { return *redis_; }
+  // Of the settings auth.jwt_*.
+  const auth::JwtConfig& jwt() const { return jwt_; }
+
+ private:
+  runtime::Task<std::string> FetchKeys(runtime::Call& call);
+  Result<void> BuildVerification(telemetry::Metrics& metrics, const tls::ChannelIdentity& me);
+
+  const std::string name_;
+  const Tokens tokens_;
+  config::AppEnv app_env_ = config::AppEnv::kDevelopment;
+  postgres::PoolConfig database_;
+  redis::ClientConfig redis_config_;
+  events::RelayConfig relay_config_;
+  events::ConsumerConfig consumer_config_;
+  auth::JwtConfig jwt_;
+  auth::KeyFollowerConfig keys_config_;
+  PeersConfig peers_;
+
+  std::optional<postgres::Pool> pool_;
+  std::optional<postgres::Pool> health_pool_;
+  std::optional<redis::Client> redis_;
+  std::optional<events::Outbox> outbox_;
+  std::optional<events::Relay> relay_;
+  std::optional<events::Consumer> consumer_;
+  // One of the two, unless the service verifies in its own way.
+  std::optional<auth::JwtVerifier> verifier_;
+  std::optional<rpc::Client> identity_;
+  std::optional<auth::KeyFollower> keys_;
+};
+
+}  // namespace nova::app

@@ -1,66 +1,19 @@
 #include "tests/postgres_fixture.h"
 
-#include <arpa/inet.h>
-#include <cstdio>
 #include <cstdlib>
 #include <fmt/format.h>
-#include <netinet/in.h>
 #include <random>
 #include <signal.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
+#include "local/ports.h"
 #include "nova/tls/authority.h"
 
 namespace nova::tests {
 namespace {
 
-namespace fs = std::filesystem;
-
-constexpr std::string_view kFolderPrefix = "nova-test-postgres-";
 // Another process may take a free port between the look and the bind.
 constexpr int kStartAttempts = 5;
-
-[[noreturn]] void Die(const Error& error) {
-  std::fprintf(stderr, "the test's PostgreSQL or PgBouncer: %s\n", error.ToString().c_str());
-  std::fflush(stderr);
-  // No destructors: the servers end with the process.
-  std::_Exit(1);
-}
-
-void Must(Result<void> result) {
-  if (!result) Die(result.error());
-}
-
-template <class T>
-T Must(Result<T> result) {
-  if (!result) Die(result.error());
-  return *std::move(result);
-}
-
-// Folders of test runs that were killed: nobody holds their lock any more.
-void RemoveAbandonedFolders(const fs::path& parent) {
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(parent, error)) {
-    if (!entry.path().filename().string().starts_with(kFolderPrefix)) continue;
-    if (!fs::exists(entry.path() / "lock", error)) continue;
-    auto lock = local::FileLock::TryAcquire(entry.path() / "lock");
-    if (lock) fs::remove_all(entry.path(), error);
-  }
-}
-
-bool CanListen(int port) {
-  int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  int reuse = 1;
-  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof reuse);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<std::uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  bool free = ::bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 && ::listen(fd, 1) == 0;
-  ::close(fd);
-  return free;
-}
 
 }  // namespace
 
@@ -69,7 +22,7 @@ int FreePort() {
   std::uniform_int_distribution<int> ports(20000, 32000);
   while (true) {
     int port = ports(random);
-    if (CanListen(port)) return port;
+    if (local::CheckPorts({{.port = port, .who = "a test"}}, 0)) return port;
   }
 }
 
@@ -79,15 +32,10 @@ PostgresFixture& PostgresFixture::Instance() {
 }
 
 PostgresFixture::PostgresFixture()
-    : owner_(::getpid()), superuser_password_(local::RandomText()), audit_password_(local::RandomText()) {
-  const fs::path parent = fs::temp_directory_path();
-  RemoveAbandonedFolders(parent);
-  std::string folder = (parent / kFolderPrefix).string() + "XXXXXX";
-  if (::mkdtemp(folder.data()) == nullptr) Die(Internal("mkdtemp failed for " + folder));
-  folder_ = folder;
-  lock_ = Must(local::FileLock::TryAcquire(folder_ / "lock"));
-  // The account that runs PostgreSQL must get in.
-  Must(local::MakeDirectory(folder_, 0711));
+    : owner_(::getpid()),
+      folder_("nova-test-postgres-"),
+      superuser_password_(local::RandomText()),
+      audit_password_(local::RandomText()) {
   Start();
 }
 
@@ -97,16 +45,16 @@ void PostgresFixture::Start() {
   std::optional<tls::FileOwner> owner;
   if (user) owner = tls::FileOwner{.uid = user->uid, .gid = user->gid};
 
-  tls::Authority authority = Must(tls::Authority::Create(folder_ / "ca", Clock::System()));
-  Must(authority.Issue({.principal = "postgres", .owner = owner}, folder_ / "postgres-tls"));
-  Must(authority.Issue({.principal = "pgbouncer", .owner = owner}, folder_ / "pgbouncer-tls"));
+  tls::Authority authority = Must(tls::Authority::Create(folder_.path() / "ca", Clock::System()));
+  Must(authority.Issue({.principal = "postgres", .owner = owner}, folder_.path() / "postgres-tls"));
+  Must(authority.Issue({.principal = "pgbouncer", .owner = owner}, folder_.path() / "pgbouncer-tls"));
 
   binaries_ = Must(local::FindPostgres());
-  local::PostgresConfig config{.cluster = folder_ / "postgres",
-                               .log_file = folder_ / "postgres.log",
+  local::PostgresConfig config{.cluster = folder_.path() / "postgres",
+                               .log_file = folder_.path() / "postgres.log",
                                .user = user,
                                .superuser_password = superuser_password_,
-                               .tls = local::TlsFiles::In(folder_ / "postgres-tls"),
+                               .tls = local::TlsFiles::In(folder_.path() / "postgres-tls"),
                                .durable = false};
   Must(local::InitializeCluster(config, *binaries_));
   for (int attempt = 1; !server_; ++attempt) {
@@ -120,14 +68,14 @@ void PostgresFixture::Start() {
   }
   Must(server_->Provision({}, audit_password_));
 
-  Must(local::MakeDirectory(folder_ / "pgbouncer", 0700, user));
-  local::PgBouncerConfig pooler{.folder = folder_ / "pgbouncer",
-                                .log_file = folder_ / "pgbouncer.log",
+  Must(local::MakeDirectory(folder_.path() / "pgbouncer", 0700, user));
+  local::PgBouncerConfig pooler{.folder = folder_.path() / "pgbouncer",
+                                .log_file = folder_.path() / "pgbouncer.log",
                                 .user = user,
                                 .postgres_port = config.port,
                                 .databases = {},
                                 .users = {{std::string(local::kAuditRole), audit_password_}},
-                                .tls = local::TlsFiles::In(folder_ / "pgbouncer-tls")};
+                                .tls = local::TlsFiles::In(folder_.path() / "pgbouncer-tls")};
   for (int attempt = 1; !pooler_; ++attempt) {
     pooler.port = FreePort();
     auto started = local::PgBouncer::Start(pooler);
@@ -145,8 +93,6 @@ PostgresFixture::~PostgresFixture() {
   pooler_.reset();
   // Nothing here is kept, so nothing needs to reach the disk: the destructor's immediate shutdown is right.
   server_.reset();
-  std::error_code ignored;
-  fs::remove_all(folder_, ignored);
 }
 
 void PostgresFixture::CreateDatabase(const std::string& name, int connections_max) {

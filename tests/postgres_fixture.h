@@ -13,11 +13,11 @@
 #include <string>
 #include <sys/types.h>
 
-#include "local/file.h"
 #include "local/pgbouncer.h"
 #include "local/postgres_server.h"
 #include "nova/base/secret.h"
 #include "nova/postgres/config.h"
+#include "tests/fixture.h"
 
 namespace nova::tests {
 
@@ -81,8 +81,7 @@ class PostgresFixture {
   void SignalPostgres(int signal);
 
   pid_t owner_;
-  std::filesystem::path folder_;
-  std::optional<local::FileLock> lock_;
+  FixtureFolder folder_;
   Secret<> superuser_password_;
   Secret<> audit_password_;
   std::map<std::string, Secret<>> passwords_;  // by database

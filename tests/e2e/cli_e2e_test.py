@@ -65,7 +65,7 @@ class HelpTest(unittest.TestCase):
     def test_modules(self):
         done = harness.run("modules")
         self.assertEqual((done.code, done.err), (0, ""))
-        self.assertRegex(done.out, r"(?m)^identity +postgres ")
+        self.assertRegex(done.out, r"(?m)^identity +postgres +redis ")
         modules = json.loads(harness.run("modules", "--json").out)["modules"]
         self.assertEqual([module["name"] for module in modules], sorted(module["name"] for module in modules))
         self.assertEqual(next(module for module in modules if module["name"] == "identity")["hard"], ["postgres"])
@@ -94,7 +94,8 @@ class WithoutStackTest(unittest.TestCase):
 
     def test_values_of_up_are_checked(self):
         for flag, value in (("--port-base", "80"), ("--port-base", "70000"), ("--port-base", "many"),
-                            ("--leaf-lifetime", "1s"), ("--leaf-lifetime", "soon"), ("--log-level", "loud")):
+                            ("--leaf-lifetime", "1s"), ("--leaf-lifetime", "soon"), ("--stable-after", "1ms"),
+                            ("--stable-after", "1h"), ("--log-level", "loud")):
             with self.subTest(f"{flag} {value}"):
                 done = harness.run("up", flag, value, "--data-dir", "/proc/nova")
                 self.assertEqual((done.code, len(done.err.splitlines())), (2, 1), done.err)
@@ -129,7 +130,7 @@ class ToolsTest(harness.StackTest):
         self.assertEqual((done.code, done.out), (0, "SERVING\n"), done.err)
 
     def test_demo_without_a_server(self):
-        done = self.stack.verb("demo", "--target", f"127.0.0.1:{self.stack.base + 9}")
+        done = self.stack.verb("demo", "--identity-target", f"127.0.0.1:{self.stack.base + 9}")
         self.assertEqual(done.code, 3, done.out + done.err)
         self.assertEqual(len(done.err.splitlines()), 1, done.err)
         self.assertIn("nova up", done.err)
@@ -177,16 +178,17 @@ class ToolsTest(harness.StackTest):
         self.assertEqual((status["running"], status["ready"], status["state"]), (True, True, "ready"))
         self.assertEqual((status["supervisor"], status["port_base"]), (self.stack.process.pid, self.stack.base))
         self.assertEqual(status["data_dir"], os.path.realpath(self.stack.data))
+        ports = {name: (component["port"], component["admin_port"]) for name, component in status["by_name"].items()}
+        self.assertEqual(set(ports), set(harness.components()))
         expected = {"postgres": (self.stack.postgres_port, 0), "pgbouncer": (self.stack.pgbouncer_port, 0),
-                    "identity": (self.stack.identity_port, self.stack.admin_port)}
-        self.assertEqual({name: (component["port"], component["admin_port"])
-                          for name, component in status["by_name"].items()}, expected)
+                    "redis": (self.stack.redis_port, 0), "identity": (self.stack.identity_port, self.stack.admin_port)}
+        self.assertEqual({name: ports[name] for name in expected}, expected)
         for component in status["components"]:
             self.assertEqual((component["state"], component["restarts"]), ("ready", 0))
             self.assertGreaterEqual(component["uptime_seconds"], 0)
         table = self.stack.verb("status")
         self.assertEqual((table.code, table.err), (0, ""))
-        for name in expected:
+        for name in ports:
             self.assertRegex(table.out, rf"(?m)^{name} +ready +\d+ ")
 
     def test_audit_has_rows_for_every_promise_and_its_status_says_whether_all_passed(self):
@@ -212,17 +214,19 @@ class ToolsTest(harness.StackTest):
     def test_migrate_again_changes_nothing(self):
         before = self.schema("identity")
         self.assertIn("accounts", before)
-        for arguments in (["migrate"], ["migrate", "identity"]):
+        for arguments, services in ((["migrate"], harness.services()), (["migrate", "identity"], ["identity"])):
             done = self.stack.verb(*arguments)
             self.assertEqual((done.code, done.err), (0, ""))
-            self.assertNotIn("applied", done.out)
-            self.assertRegex(done.out, r"^identity: at version \d+\n$")
+            lines = done.out.splitlines()
+            self.assertEqual({line.split(":")[0] for line in lines}, set(services))
+            for line in lines:
+                self.assertRegex(line, r"^\w+: at version \d+$")
         self.assertEqual(self.schema("identity"), before)
         self.assertEqual(self.stack.verb("migrate", "nobody").code, 2)
 
     def schema(self, database):
         rows = self.stack.sql("SELECT table_name, column_name, data_type FROM information_schema.columns "
-                              "WHERE table_schema = 'public' ORDER BY 1, 2", database=database)
+                              "WHERE table_schema IN ('public', 'events') ORDER BY 1, 2", database=database)
         return "\n".join(" ".join(row.values()) for row in rows)
 
     def test_migrating_one_database_several_times_at_once_applies_each_step_once(self):
@@ -294,6 +298,9 @@ class ServeTest(harness.StackTest):
             "NOVA_POSTGRES_PORT": str(self.stack.pgbouncer_port), "NOVA_POSTGRES_DATABASE": "identity",
             "NOVA_POSTGRES_USER": "identity", "NOVA_POSTGRES_SSL_ROOT_CERT": leaf("ca.crt"),
             "NOVA_POSTGRES_PASSWORD_FILE": str(self.stack.data / "secrets/identity.password"),
+            "NOVA_REDIS_PORT": str(self.stack.redis_port), "NOVA_REDIS_USER": "identity",
+            "NOVA_REDIS_PASSWORD_FILE": str(self.stack.data / "secrets/redis_identity.password"),
+            "NOVA_REDIS_CA_PATH": leaf("ca.crt"), "NOVA_REDIS_SERVER_NAME": "redis.nova.svc.cluster.local",
             "NOVA_AUTH_JWT_SIGNING_KEY_FILE": str(self.stack.data / "secrets/identity_signing_key.pem"), **changes}
         return {name: value for name, value in variables.items() if value is not None}
 
@@ -393,7 +400,8 @@ class ServeTest(harness.StackTest):
             os.chmod(path, 0o600)
             command = ["setpriv", "--reuid", "nobody", "--clear-groups", "--", harness.BINARY, "serve", "identity"]
             settings = self.settings(GRPC_SERVER_KEY_PATH=path, NOVA_POSTGRES_PASSWORD_FILE=None,
-                                     NOVA_POSTGRES_PASSWORD=HIDDEN, NOVA_AUTH_JWT_SIGNING_KEY_FILE=None)
+                                     NOVA_POSTGRES_PASSWORD=HIDDEN, NOVA_REDIS_PASSWORD_FILE=None,
+                                     NOVA_REDIS_PASSWORD=HIDDEN, NOVA_AUTH_JWT_SIGNING_KEY_FILE=None)
             done = subprocess.run(command, env=harness.environment(**settings), cwd="/", capture_output=True,
                                   text=True, timeout=harness.VERB_LIMIT, check=False)
             done = harness.Finished(done.returncode, done.stdout, done.stderr)
@@ -441,7 +449,8 @@ class ServeTest(harness.StackTest):
                                 ("NOVA_POSTGRES_SSL_MODE", "maybe"), ("NOVA_LOG_LEVEL", "loud"), ("APP_ENV", "prod"),
                                 ("GRPC_REQUIRE_CLIENT_CERT", "yes"), ("NOVA_AUTH_JWT_ALGORITHM", "HS256"),
                                 ("NOVA_AUTH_JWT_ALGORITHM", "none"), ("NOVA_POSTGRES_DATABASE", ""),
-                                ("NOVA_POSTGRES_SSL_ROOT_CERT", "/no/such/file"), ("NOVA_POSTGRES_USER", "")):
+                                ("NOVA_POSTGRES_SSL_ROOT_CERT", "/no/such/file"), ("NOVA_POSTGRES_USER", ""),
+                                ("NOVA_REDIS_PORT", "70000"), ("NOVA_REDIS_TLS", "maybe"), ("NOVA_REDIS_HOST", "")):
             with self.subTest(f"{variable}={value}"):
                 self.assertRefused(2, variable, **{variable: value})
         self.assertRefused(2, "--grpc-port", arguments=["--grpc-port", "many"])
@@ -484,6 +493,15 @@ class ServeTest(harness.StackTest):
                         {"NOVA_POSTGRES_USER": "nobody"}, {"NOVA_POSTGRES_DATABASE": "nowhere"}):
             done = self.assertRefused(3, "NOVA_POSTGRES_PASSWORD", **changes)
             say(done.complaints[0])
+
+    def test_it_serves_without_redis(self):
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            for what, port in (("nobody listens", self.stack.base + 9), ("nobody answers", silent.getsockname()[1])):
+                with self.subTest(what):
+                    self.check_served(NOVA_REDIS_PORT=str(port))
+        self.check_served(NOVA_REDIS_PASSWORD_FILE=None, NOVA_REDIS_PASSWORD=HIDDEN)
 
     def test_taken_ports(self):
         with socket.socket() as taken:

@@ -6,10 +6,12 @@ database, seen only through what a user has: the command line, files, ports, psq
         channel = stack.channel("operator")
 """
 
+import ast
 import atexit
 import contextlib
 import csv
 import fcntl
+import functools
 import http.client
 import importlib
 import io
@@ -64,7 +66,7 @@ def environment(**extra):
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", **kept, **extra}
 
 
-def await_condition(what, condition, limit=EVENT_LIMIT):
+def await_condition(what, condition, limit=EVENT_LIMIT, interval=POLL_INTERVAL):
     """Asks until `condition()` is true and returns what it said; for what offers nothing to wait on."""
     end = time.monotonic() + limit
     while True:
@@ -73,7 +75,7 @@ def await_condition(what, condition, limit=EVENT_LIMIT):
             return answer
         if time.monotonic() >= end:
             raise AssertionError(f"not within {limit} s: {what}")
-        time.sleep(POLL_INTERVAL)
+        time.sleep(interval)
 
 
 # --- Ports ---
@@ -83,6 +85,8 @@ PORT_BASES = range(10000, 19800, 200)
 # A port of the slot that nova has no use for: who listens there has the slot.
 GUARD_OFFSET = 150
 USED_OFFSETS = (0, 100, *range(1, 9), *range(101, 109), 32, 33, 79)
+# What `nova up` starts before the services, in this order.
+SERVERS = ("postgres", "pgbouncer", "redis")
 
 
 def bind_loopback(port):
@@ -119,6 +123,19 @@ class PortSlot:
         self.guard.close()
 
 
+# --- Modules ---
+
+@functools.cache
+def services():
+    """{service: what `nova modules --json` says of it}; `nova up` starts each of them."""
+    return {module["name"]: module for module in json.loads(run("modules", "--json").out)["modules"]}
+
+
+def components():
+    """What `nova status` lists."""
+    return [*SERVERS, *services()]
+
+
 # --- Processes ---
 
 def processes_in(folder):
@@ -139,6 +156,19 @@ def command_line(pid):
     with contextlib.suppress(OSError):
         return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     return "(gone)"
+
+
+@contextlib.contextmanager
+def stalled(pid):
+    """While this lasts, the process exists, holds its connections, and does nothing."""
+    state = lambda: pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await_condition(f"{pid} stands still", lambda: state() == "T", interval=0.001)
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def await_end(pids, limit):
@@ -236,6 +266,7 @@ class Stack:
         self.base = self.slot.base
         self.identity_port, self.admin_port = self.base + 1, self.base + 101
         self.pgbouncer_port, self.postgres_port = self.base + 32, self.base + 33
+        self.redis_port = self.base + 79
         self.process = None
         self.summary = []
         self.seconds_to_ready = 0.0
@@ -347,6 +378,9 @@ class Stack:
     def pid_of(self, component):
         return self.status()[1]["by_name"][component]["pid"]
 
+    def port_of(self, component):
+        return self.identity_port if component == "identity" else self.status()[1]["by_name"][component]["port"]
+
     def await_ready(self, limit=EVENT_LIMIT):
         return await_condition("the stack is ready", lambda: self.status()[0] == 0, limit)
 
@@ -358,13 +392,12 @@ class Stack:
 
     # -- HTTP --
 
-    def admin(self, path, method="GET"):
-        """(status, body) of the admin port of identity."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=CALL_LIMIT)
-        with contextlib.closing(connection):
-            connection.request(method, path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
+    def admin_port_of(self, service):
+        return self.admin_port if service == "identity" else self.status()[1]["by_name"][service]["admin_port"]
+
+    def admin(self, path, method="GET", service="identity"):
+        """(status, body) of the admin port of a service."""
+        return http_request(self.admin_port_of(service), path, method)
 
     def metric(self, name, **labels):
         """The sum of the samples of `name` that carry these labels."""
@@ -393,6 +426,30 @@ class Stack:
         done = self.try_sql(sql, **options)
         assert done.returncode == 0, done.stderr
         return list(csv.DictReader(io.StringIO(done.stdout)))
+
+    def try_redis(self, *command, user, password=None, tls=True):
+        """One command to Redis, as a service or as `audit`; the exit status says whether it was refused."""
+        secure = ["--tls", "--cacert", str(self.certificate("operator", "ca.crt"))]
+        password = password or (self.data / "secrets" / f"redis_{user}.password").read_text().strip()
+        return subprocess.run(
+            ["redis-cli", "-e", "-h", "127.0.0.1", "-p", str(self.redis_port), *(secure if tls else []), "--user", user,
+             "--no-auth-warning", *map(str, command)], env=environment(REDISCLI_AUTH=password), cwd="/", text=True,
+            timeout=VERB_LIMIT, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+    def redis(self, *command, user="audit"):
+        """What Redis answers, as redis-cli prints it for programs."""
+        done = self.try_redis(*command, user=user)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    def stream(self, producer):
+        """The envelopes on the stream of a service, as any consumer finds them there."""
+        # For people, redis-cli quotes strings as C does; what it prints for programs leaves bytes ambiguous.
+        printed = self.redis("--no-raw", "XRANGE", f"stream:{producer}", "-", "+", user="user")
+        strings = [ast.literal_eval(f"b{quoted}") for quoted in re.findall(r'"(?:[^"\\]|\\.)*"', printed)]
+        envelope = message_module("api/events/v1/envelope.proto").Envelope
+        # Each entry: its id, the name of its only field, the value.
+        return [envelope.FromString(value) for value in strings[2::3]]
 
     def console(self, command):
         """A SHOW command of PgBouncer."""
@@ -430,13 +487,26 @@ class Stack:
         read = lambda file: self.certificate(principal, file).read_bytes()
         return grpc.ssl_channel_credentials(ca or read("ca.crt"), read("tls.key"), read("tls.crt"))
 
-    def channel(self, principal="operator", credentials=None, service="identity"):
-        """A channel with a connection of its own, as that principal."""
-        options = [("grpc.ssl_target_name_override", f"{service}.nova.svc.cluster.local"),
+    def channel(self, principal="operator", credentials=None, service="identity", expected=None):
+        """A channel to a service, as that principal, with a connection of its own. `expected`: who must answer there."""
+        options = [("grpc.ssl_target_name_override", f"{expected or service}.nova.svc.cluster.local"),
                    # Without it gRPC shares connections between channels that look alike.
-                   ("grpc.use_local_subchannel_pool", 1)]
-        return grpc.secure_channel(f"127.0.0.1:{self.identity_port}", credentials or self.credentials(principal),
+                   ("grpc.use_local_subchannel_pool", 1),
+                   # A server that was killed is back within a second; gRPC's own patience grows to two minutes.
+                   ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500),
+                   ("grpc.min_reconnect_backoff_ms", 1000)]
+        return grpc.secure_channel(f"127.0.0.1:{self.port_of(service)}", credentials or self.credentials(principal),
                                    options)
+
+
+# --- HTTP ---
+
+def http_request(port, path, method="GET"):
+    """(status, body)"""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=CALL_LIMIT)) as connection:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
 
 
 # --- Prometheus' text format ---
@@ -507,6 +577,35 @@ def identity_client(channel):
 
 def health_client(channel):
     return Client(channel, "api/health/v1/health.proto", "Health")
+
+
+def user_client(channel):
+    return Client(channel, "api/user/v2/user.proto", "UserService")
+
+
+def bearer(access_token):
+    """The metadata of a call on behalf of whoever got this token."""
+    return [("authorization", f"Bearer {access_token}")]
+
+
+def await_own_profile(users, access_token, limit=EVENT_LIMIT):
+    """Returns when `user` has made the profile of whoever got this token."""
+    mine = message_module("api/user/v2/user.proto").GetSettingsRequest()
+
+    def find():
+        try:
+            users.GetSettings(mine, timeout=CALL_LIMIT, metadata=bearer(access_token))
+            return True
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE:
+                raise
+    await_condition("the profile is there", find, limit, interval=0.005)
+
+
+def event_of(envelope):
+    """The message that an envelope carries."""
+    module = message_module(f"api/events/v1/{envelope.producer}.proto")
+    return getattr(module, envelope.type.rpartition(".")[2]).FromString(envelope.payload)
 
 
 class Account(typing.NamedTuple):

@@ -90,14 +90,36 @@ class ComponentFaultTest(FaultTest):
         say(f"{component} killed: serves again after {time.monotonic() - began:.1f} s")
         self.assertEqual(self.stack.verb("probe").code, 0)
 
-    def test_killed_identity_is_restarted(self):
-        self.check_restart("identity")
+    def test_killed_service_is_restarted(self):
+        for service in harness.services():
+            with self.subTest(service):
+                self.check_restart(service)
 
     def test_killed_pgbouncer_is_restarted(self):
         self.check_restart("pgbouncer")
 
     def test_killed_postgresql_is_restarted_and_keeps_the_data(self):
         self.check_restart("postgres")
+
+    def test_killed_redis_is_restarted_and_keeps_the_data(self):
+        self.stack.redis("SET", "identity:e2e", "kept", user="identity")
+        self.check_restart("redis")
+        self.assertEqual(self.stack.redis("GET", "identity:e2e", user="identity"), "kept")
+
+    def test_without_redis_accounts_are_made_and_log_in(self):
+        redis = self.stack.pid_of("redis")
+        self.addCleanup(os.kill, redis, signal.SIGCONT)
+        os.kill(redis, signal.SIGSTOP)
+        with self.stack.channel() as channel:
+            client = harness.identity_client(channel)
+            began = time.monotonic()
+            for _ in range(3):
+                self.assertTrue(harness.log_in(client, harness.register(client)).access_token)
+            say(f"stalled Redis: 3 registrations and log-ins in {time.monotonic() - began:.1f} s")
+        self.assertEqual(self.stack.verb("probe").code, 0)
+        self.assertEqual(self.stack.admin("/readyz")[0], 200)
+        os.kill(redis, signal.SIGCONT)
+        self.stack.await_ready()
 
     def test_lost_database_shows_in_health_and_its_return_too(self):
         channel = self.open_channel()
@@ -145,7 +167,7 @@ class ComponentFaultTest(FaultTest):
 class SupervisorFaultTest(FaultTest):
     def test_killed_supervisor_leaves_no_child_and_the_next_start_keeps_the_data(self):
         children = self.stack.children()
-        self.assertGreaterEqual(len(children), 3)
+        self.assertGreaterEqual(len(children), len(harness.components()))
         began = time.monotonic()
         self.stack.process.kill()
         self.stack.wait()
@@ -193,7 +215,8 @@ class TakenPortTest(unittest.TestCase):
     def test_each_port_that_is_taken_is_named_and_nothing_is_started(self):
         with harness.Stack() as stack:
             for who, port in (("identity", stack.identity_port), ("admin", stack.admin_port),
-                              ("PgBouncer", stack.pgbouncer_port), ("PostgreSQL", stack.postgres_port)):
+                              ("PgBouncer", stack.pgbouncer_port), ("PostgreSQL", stack.postgres_port),
+                              ("Redis", stack.redis_port)):
                 with self.subTest(who):
                     listener = harness.bind_loopback(port)
                     self.assertIsNotNone(listener)
@@ -232,7 +255,7 @@ class HalfWrittenFolderTest(unittest.TestCase):
 
     def test_first_start_that_was_killed_is_begun_anew(self):
         # The moments at which a first start can die, by what is on the disk then.
-        for moment in ("nova.json", "ca", "certs/identity", "postgres.tmp", "postgres/PG_VERSION"):
+        for moment in ("nova.json", "ca", "certs/identity", "postgres.tmp", "postgres/PG_VERSION", "redis/redis.conf"):
             with self.subTest(moment):
                 self.stack.launch()
                 harness.await_condition(moment, (self.stack.data / moment).exists)
@@ -268,8 +291,10 @@ class HalfWrittenFolderTest(unittest.TestCase):
                 self.assertRefused()
         marker.write_bytes(whole)
 
-        # What can be made again is made again.
-        for part in ("certs/identity", "secrets/identity.password", "pgbouncer", "state.json", "logs"):
+        # What can be made again is made again; what was in Redis comes from the services' outboxes. The folder of a nova
+        # that had no Redis looks like this, too.
+        for part in ("certs/identity", "secrets/identity.password", "pgbouncer", "state.json", "logs", "redis",
+                     "certs/redis", "secrets/redis_identity.password", "secrets/redis_audit.password"):
             path = stack.data / part
             if path.is_dir():
                 shutil.rmtree(path)
@@ -307,13 +332,14 @@ class RenewalTest(unittest.TestCase):
             self.assertGreater(ssl.cert_time_to_seconds(second["notAfter"]), expires)
             say(f"{calls} calls, each on a connection of its own, past the expiry of the first certificate; 0 failed")
 
-            # PostgreSQL and PgBouncer have new ones too: a new connection verifies them.
+            # The servers have new ones too: a new connection verifies them.
             for port in (stack.pgbouncer_port, stack.postgres_port):
                 self.assertEqual(stack.sql("SELECT 1 AS one", user="identity", database="identity", port=port),
                                  [{"one": "1"}])
-            self.assertEqual(stack.status()[0], 0)
-            _, status = stack.status()
-            self.assertEqual([component["restarts"] for component in status["components"]], [0, 0, 0])
+            self.assertEqual(stack.redis("PING"), "PONG")
+            code, status = stack.status()
+            self.assertEqual(code, 0)
+            self.assertEqual({component["restarts"] for component in status["components"]}, {0})
             self.assertEqual(stack.stop(), 0)
 
     def leaf(self, stack):

@@ -20,7 +20,7 @@ class SummaryTest(harness.StackTest):
         self.assertLessEqual(len(self.stack.summary), 15)
         for needed in (f"127.0.0.1:{self.stack.identity_port}", f"http://127.0.0.1:{self.stack.admin_port}",
                        f"127.0.0.1:{self.stack.pgbouncer_port}", f"127.0.0.1:{self.stack.postgres_port}",
-                       str(self.stack.data), "Ctrl-C"):
+                       f"127.0.0.1:{self.stack.redis_port}", *harness.services(), str(self.stack.data), "Ctrl-C"):
             self.assertIn(needed, text)
         say(f"first start: ready after {self.stack.seconds_to_ready:.1f} s, {len(self.stack.summary)} lines")
 
@@ -49,26 +49,29 @@ class ProcessesTest(harness.StackTest):
         self.pids = {name: component["pid"] for name, component in self.status["by_name"].items()}
 
     def test_each_component_is_a_process_of_its_own_under_the_supervisor(self):
-        self.assertEqual(set(self.pids), {"postgres", "pgbouncer", "identity"})
+        self.assertEqual(tuple(self.pids)[:len(harness.SERVERS)], harness.SERVERS)
+        self.assertEqual(set(self.pids), set(harness.components()))
         self.assertEqual(self.status["supervisor"], self.stack.process.pid)
         for name, pid in self.pids.items():
             with self.subTest(name):
                 stat = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
                 self.assertEqual(int(stat[1]), self.stack.process.pid, harness.command_line(pid))
 
-    def test_postgresql_and_pgbouncer_do_not_run_as_root(self):
-        expected = pwd.getpwnam("postgres").pw_uid if os.geteuid() == 0 else os.geteuid()
-        for name in ("postgres", "pgbouncer"):
+    def test_servers_do_not_run_as_root(self):
+        for name, account in (("postgres", "postgres"), ("pgbouncer", "postgres"), ("redis", "redis")):
             with self.subTest(name):
+                expected = pwd.getpwnam(account).pw_uid if os.geteuid() == 0 else os.geteuid()
                 self.assertEqual(harness.user_of(self.pids[name]), expected)
                 self.assertNotEqual(harness.user_of(self.pids[name]), 0)
 
     def test_all_listen_on_loopback_and_on_their_ports_only(self):
         stack = self.stack
         expected = {"postgres": {stack.postgres_port}, "pgbouncer": {stack.pgbouncer_port},
-                    "identity": {stack.identity_port, stack.admin_port}}
-        for name, ports in expected.items():
+                    "redis": {stack.redis_port}, "identity": {stack.identity_port, stack.admin_port}}
+        for name, component in self.status["by_name"].items():
             with self.subTest(name):
+                ports = {component["port"], component["admin_port"]} - {0}
+                self.assertEqual(ports, expected.get(name, ports))
                 self.assertEqual(harness.sockets_of(self.pids[name]).listening,
                                  {("127.0.0.1", port) for port in ports})
         self.assertEqual(harness.sockets_of(stack.process.pid).listening, set())
@@ -78,6 +81,7 @@ class ProcessesTest(harness.StackTest):
         self.assertEqual(row["folders"], "")
         config = {row["key"]: row["value"] for row in self.stack.console("SHOW CONFIG")}
         self.assertEqual(config["unix_socket_dir"], "")
+        self.assertEqual(self.stack.redis("CONFIG", "GET", "unixsocket"), "unixsocket")
 
     def test_secrets_are_readable_by_their_owner_only(self):
         private = [*(self.stack.data / "secrets").iterdir(), *(self.stack.data / "certs").glob("*/tls.key"),
@@ -89,7 +93,9 @@ class ProcessesTest(harness.StackTest):
 
     def test_no_secret_stands_on_a_command_line(self):
         secrets = [path.read_text().strip() for path in (self.stack.data / "secrets").glob("*.password")]
-        self.assertGreaterEqual(len(secrets), 4)
+        # The superuser's, two of `audit`, and two of each service: for PostgreSQL and for Redis.
+        self.assertGreaterEqual(len(secrets), 3 + 2 * len(harness.services()))
+        self.assertEqual(len(secrets), len(set(secrets)))
         for pid in [self.stack.process.pid, *self.stack.children()]:
             for secret in secrets:
                 self.assertNotIn(secret, harness.command_line(pid))
@@ -195,6 +201,43 @@ class DatabaseTest(harness.StackTest):
         self.assertNotEqual(refused.returncode, 0, "a service may enter a database that is not its own")
 
 
+class RedisTest(harness.StackTest):
+    """Redis speaks TLS, to users it knows, and lets each do its own work only."""
+
+    def test_plaintext_wrong_passwords_and_nobody_are_refused(self):
+        for service in harness.services():
+            with self.subTest(service):
+                self.assertEqual(self.stack.redis("PING", user=service), "PONG")
+                self.assertNotEqual(self.stack.try_redis("PING", user=service, tls=False).returncode, 0)
+                self.assertNotEqual(self.stack.try_redis("PING", user=service, password="wrong").returncode, 0)
+        for nobody in ("default", "nobody"):
+            self.assertNotEqual(self.stack.try_redis("PING", user=nobody, password="wrong").returncode, 0)
+
+    def test_it_runs_with_the_promised_settings(self):
+        expected = {"port": "0", "bind": "127.0.0.1", "tls-port": str(self.stack.redis_port),
+                    "tls-protocols": "TLSv1.3", "appendonly": "yes", "appendfsync": "everysec",
+                    "aof-load-truncated": "yes", "maxmemory-policy": "volatile-lru"}
+        for name, value in expected.items():
+            self.assertEqual(self.stack.redis("CONFIG", "GET", name).splitlines(), [name, value])
+
+    def test_a_service_reaches_its_own_keys_only(self):
+        for service in harness.services():
+            self.assertEqual(self.stack.redis("SET", f"{service}:e2e", "x", "EX", "60", user=service), "OK")
+            for command in (("FLUSHALL",), ("CONFIG", "GET", "port"), ("KEYS", "*"), ("ACL", "LIST"),
+                            ("GET", "somebody:e2e"), ("XADD", "stream:somebody", "*", "e", "x")):
+                with self.subTest(f"{service}: {command[0]}"):
+                    refused = self.stack.try_redis(*command, user=service)
+                    self.assertIn("NOPERM", refused.stdout + refused.stderr)
+
+    def test_services_that_use_it_are_connected_to_it(self):
+        users = [name for name, module in harness.services().items() if "redis" in module["hard"] + module["soft"]]
+        self.assertNotEqual(users, [])
+        for service in users:
+            pid = self.stack.pid_of(service)
+            harness.await_condition(f"{service} is connected to Redis", lambda pid=pid: self.stack.redis_port in
+                                    {peer[1] for _, peer in harness.sockets_of(pid).connected})
+
+
 class StopTest(unittest.TestCase):
     """Starting and stopping again and again on one folder."""
 
@@ -216,7 +259,7 @@ class StopTest(unittest.TestCase):
         first_login = stack.login()
 
         children = stack.children()
-        self.assertGreaterEqual(len(children), 3)
+        self.assertGreaterEqual(len(children), len(harness.components()))
         began = time.monotonic()
         self.assertEqual(stack.stop(signal.SIGTERM), 0)
         say(f"SIGTERM: stopped after {time.monotonic() - began:.1f} s")

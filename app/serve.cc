@@ -67,8 +67,8 @@ class ServeVerb final : public Verb {
   // Who it is when it calls other services.
   Result<tls::ChannelIdentity> Me(Identities& identities);
   // From the first contact with the dependencies to the end of the last call.
-  Result<void> Serve(runtime::Runtime& runtime, runtime::Scope& background, const Identities& identities,
-                     rpc::ServerSecurity security, const runtime::StopSignals& stop);
+  Result<void> Serve(runtime::Runtime& runtime, runtime::Scope& background, health::Monitor& monitor,
+                     const Identities& identities, rpc::ServerSecurity security, const runtime::StopSignals& stop);
   Result<void> AwaitDependencies(runtime::Runtime& runtime, const runtime::StopSignals& stop);
 
   std::string service_;
@@ -122,12 +122,13 @@ Result<ExitCode> ServeVerb::Run() {
 
   runtime::Runtime runtime;
   runtime::Scope background(runtime);
+  health::Monitor monitor(metrics_, health_);  // its probes run in the background
   Identities identities;
   NOVA_TRY(auto security, Security(identities));
   NOVA_TRY(const tls::ChannelIdentity me, Me(identities));
   // The module's pools have work of their own under way, so from here on every path closes it.
   Result<void> ran = module_->Build(runtime, metrics_, me);
-  if (ran) ran = Serve(runtime, background, identities, std::move(security), stop);
+  if (ran) ran = Serve(runtime, background, monitor, identities, std::move(security), stop);
   const auto stopped = background.Stop(kStopLimit);
   const auto closed = module_->Close(kStopLimit);
   // What ignores its end cannot be taken apart safely under its feet.
@@ -143,12 +144,12 @@ Result<ExitCode> ServeVerb::Run() {
   return kDone;
 }
 
-Result<void> ServeVerb::Serve(runtime::Runtime& runtime, runtime::Scope& background, const Identities& identities,
-                              rpc::ServerSecurity security, const runtime::StopSignals& stop) {
+Result<void> ServeVerb::Serve(runtime::Runtime& runtime, runtime::Scope& background, health::Monitor& monitor,
+                              const Identities& identities, rpc::ServerSecurity security,
+                              const runtime::StopSignals& stop) {
   NOVA_TRY(AwaitDependencies(runtime, stop));
   if (stop.received()) return Ok();
 
-  health::Monitor monitor(metrics_, health_);
   module_->AddDependencies(monitor);
   rpc::Server server(runtime, metrics_, server_, std::move(security));
   std::set<std::string> names;
@@ -187,8 +188,7 @@ Result<void> ServeVerb::Serve(runtime::Runtime& runtime, runtime::Scope& backgro
   NOVA_TRY(runtime.RunBlocking<void>(Duration::max(),
                                      [&](runtime::Call& call) { return runtime::Sleep(call, drain_delay_); }));
   server.Stop();
-  NOVA_TRY(admin->Stop(kStopLimit));
-  return background.Stop(kStopLimit);  // its probes use the monitor
+  return admin->Stop(kStopLimit);
 }
 
 Result<void> ServeVerb::AwaitDependencies(runtime::Runtime& runtime, const runtime::StopSignals& stop) {

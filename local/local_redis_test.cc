@@ -125,7 +125,6 @@ TEST(Local, AServiceMayDoItsWork) {
            {"XGROUP", "CREATE", "stream:user", "identity", "0", "MKSTREAM"},
            {"XREADGROUP", "GROUP", "identity", "one", "COUNT", "10", "STREAMS", "stream:user", ">"},
            {"XACK", "stream:user", "identity", "1-1"},
-           {"XAUTOCLAIM", "stream:user", "identity", "one", "1000", "0"},
            {"XPENDING", "stream:user", "identity"},
            {"XREAD", "COUNT", "10", "STREAMS", "stream:user", "0"},
            {"XRANGE", "stream:user", "-", "+"},

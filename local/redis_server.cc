@@ -117,8 +117,7 @@ std::string RedisServiceRules(std::string_view service) {
       "resetchannels ~{0}:* ~stream:{0} -@all +@connection +@read +@write +@stream +@transaction +@scripting "
       // SCAN, RANDOMKEY and CLIENT TRACKING show everybody's keys; functions and scripts belong to all.
       "-@admin -@dangerous -scan -randomkey -client|tracking -function -script +script|load +script|exists "
-      "(~stream:* +xreadgroup +xack +xautoclaim +xclaim +xpending +xread +xrange +xrevrange +xlen +xinfo +exists +type "
-      "+xgroup|create +xgroup|createconsumer +xgroup|delconsumer)",
+      "(~stream:* +xreadgroup +xack +xpending +xread +xrange +xrevrange +xlen +xinfo +exists +type +xgroup|create)",
       service);
 }
 

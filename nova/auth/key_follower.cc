@@ -40,8 +40,7 @@ KeyFollower::KeyFollower(const JwtConfig& jwt, Fetch fetch, telemetry::Metrics& 
       changed_(metrics.Counter(kRefreshes, kRefreshesHelp, {{"result", "changed"}})),
       unchanged_(metrics.Counter(kRefreshes, kRefreshesHelp, {{"result", "unchanged"}})),
       failed_(metrics.Counter(kRefreshes, kRefreshesHelp, {{"result", "failed"}})),
-      verifier_(jwt, std::make_shared<const Jwks>(), clock),
-      problem_(Unavailable("the verification keys were not fetched yet")) {}
+      verifier_(jwt, std::make_shared<const Jwks>(), clock) {}
 
 void KeyFollower::Start(runtime::Scope& scope) {
   scope.Spawn("verification keys", [this](Call& call) { return Follow(call); });

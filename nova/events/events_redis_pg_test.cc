@@ -476,6 +476,29 @@ TEST_F(EventsFlowTest, AFullRedisMakesRoomByDroppingWhatIsOld) {
   EXPECT_TRUE(Eventually([this] { return Unpublished() == 0; }));
 }
 
+TEST_F(EventsFlowTest, AGroupThatLosesUnreadEventsIsNoticed) {
+  const auto losing = [this] {
+    return alpha_.metrics
+        .Gauge("nova_events_groups_losing", "Groups of consumers for which the stream drops events they have not read",
+               {{"producer", kProducer}})
+        .Value();
+  };
+  alpha_.StartRelay();
+  beta_.StartConsumer(Subscribe);
+  MustMake(alpha_, "user/a", 5);
+  ExpectExactlyOnce();
+  FakeClock later(Clock::System().WallNow() + std::chrono::days(8));
+  alpha_.Stop();
+  alpha_.StartRelay(Process::RelayDefaults(), later);
+  EXPECT_TRUE(Eventually([this] { return Value(kProducer, "SELECT count(*) FROM events.outbox") == 0; }));
+  EXPECT_EQ(losing(), 0) << "it is all old, and all read";
+  beta_.Stop();
+  MustMake(alpha_, "user/a", 5);
+  EXPECT_TRUE(Eventually([&] { return losing() == 1; }));
+  beta_.StartConsumer(Subscribe);
+  EXPECT_TRUE(Eventually([&] { return losing() == 0; }));
+}
+
 // As when Redis stalled, and a read whose caller has given up is executed late, in the middle of the next look.
 TEST_F(EventsFlowTest, NothingOvertakesWhatALateReadWasDelivered) {
   std::mutex mutex;

@@ -7,6 +7,7 @@
 #include <iterator>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -242,6 +243,9 @@ struct Relay::State {
                                      {{"producer", own_outbox.producer()}})),
         pending(metrics.Gauge("nova_events_outbox_pending", "Events that wait to be published",
                               {{"producer", own_outbox.producer()}})),
+        losing_gauge(metrics.Gauge("nova_events_groups_losing",
+                                   "Groups of consumers for which the stream drops events they have not read",
+                                   {{"producer", own_outbox.producer()}})),
         oldest(metrics.Gauge("nova_events_outbox_oldest_seconds", "Age of the oldest event that waits",
                              {{"producer", own_outbox.producer()}})) {}
 
@@ -259,6 +263,8 @@ struct Relay::State {
   // Drops from the stream what is older than `retention`. Apart from appending, and before it: a Redis that is full
   // refuses to append until what is old has made room.
   Task<void> Trim(Call& call);
+  // Says so if a group of consumers loses by that what it has not read.
+  Task<void> NoteUnread(Call& call, StreamId first_kept);
   Task<Round> Publish(Call& call, bool compare);
   // `compare`: ask the stream also if there is nothing to add.
   Task<Progress> PublishIn(Call& call, Transaction& transaction, bool compare);
@@ -279,6 +285,7 @@ struct Relay::State {
   prometheus::Counter& failures;
   prometheus::Counter& streams_lost;
   prometheus::Gauge& pending;
+  prometheus::Gauge& losing_gauge;
   prometheus::Gauge& oldest;
   // Thread-safe.
   Signal committed;
@@ -286,6 +293,7 @@ struct Relay::State {
   bool due = true;
   SteadyTime measure_at;
   SteadyTime check_at;
+  std::set<std::string> groups_losing;
 };
 
 Task<void> Relay::State::Run(std::shared_ptr<State> self, Call& call) {
@@ -335,10 +343,44 @@ Task<Relay::State::Round> Relay::State::Look(Call& call) {
 }
 
 Task<void> Relay::State::Trim(Call& call) {
-  const auto since = std::chrono::floor<std::chrono::milliseconds>(clock.WallNow() - config.retention);
+  const auto kept = std::chrono::floor<std::chrono::milliseconds>(clock.WallNow() - config.retention);
+  const StreamId first_kept{.ms = kept.time_since_epoch().count()};
   Call trimming(call, kPublishLimit);
-  NOVA_CO_TRY(
-      co_await redis.Run(trimming, redis::Command("XTRIM", stream, "MINID", "~", since.time_since_epoch().count())));
+  NOVA_CO_TRY(co_await NoteUnread(trimming, first_kept));
+  NOVA_CO_TRY(co_await redis.Run(trimming, redis::Command("XTRIM", stream, "MINID", "~", first_kept.ms)));
+  co_return Ok();
+}
+
+Task<void> Relay::State::NoteUnread(Call& call, StreamId first_kept) {
+  std::set<std::string> losing;
+  std::vector<redis::Reply> groups;
+  NOVA_CO_TRY(const redis::Reply length, co_await redis.Run(call, redis::Command("XLEN", stream)));
+  // Without a stream XINFO would be an error.
+  if (length.integer > 0) {
+    NOVA_CO_TRY(const redis::Reply reply, co_await redis.Run(call, redis::Command("XINFO", "GROUPS", stream)));
+    groups = reply.elements;
+  }
+  for (const redis::Reply& group : groups) {
+    std::string name;
+    std::string last_read;
+    for (std::size_t i = 0; i + 1 < group.elements.size(); i += 2) {
+      if (group.elements[i].text == "name") name = group.elements[i + 1].text;
+      if (group.elements[i].text == "last-delivered-id") last_read = group.elements[i + 1].text;
+    }
+    NOVA_CO_TRY(const StreamId last, StreamId::Parse(last_read));
+    if (last.ms >= first_kept.ms) continue;
+    NOVA_CO_TRY(const redis::Reply unread,
+                co_await redis.Run(
+                    call, redis::Command("XRANGE", stream, "(" + last_read, "(" + first_kept.ToString(), "COUNT", 1)));
+    if (unread.elements.empty()) continue;
+    losing.insert(name);
+    if (!groups_losing.contains(name))
+      telemetry::LogError(
+          "events are dropped that a group has not read: it stands still for longer than events.retention",
+          {{"stream", stream}, {"group", name}, {"last_read", last_read}});
+  }
+  groups_losing = std::move(losing);
+  losing_gauge.Set(static_cast<double>(groups_losing.size()));
   co_return Ok();
 }
 

@@ -22,7 +22,8 @@ struct RelayConfig {
   // After a failure: doubles from the first to the last, with jitter.
   std::chrono::milliseconds retry_delay_min = std::chrono::milliseconds(50);
   std::chrono::milliseconds retry_delay_max = std::chrono::seconds(1);
-  // How long published events stay in the outbox (from which a lost stream is made again) and in the stream.
+  // How long published events stay in the outbox (from which a lost stream is made again) and in the stream. Whoever
+  // does not read for longer loses events; the log and nova_events_groups_losing tell.
   std::chrono::seconds retention = std::chrono::days(7);
 };
 
@@ -34,7 +35,8 @@ Result<void> Validate(const RelayConfig& relay, const redis::ClientConfig& redis
 // Publishing is idempotent up to what consumers must expect anyway, an event more than once. A stream that was lost, or
 // lost its end, is noticed before anything is added to it, and within a second or two when nothing is; what it lacks is
 // published again from the outbox. Metrics, by producer: nova_events_published_total, nova_events_outbox_pending,
-// nova_events_outbox_oldest_seconds, nova_events_stream_lost_total, nova_events_relay_failures_total.
+// nova_events_outbox_oldest_seconds, nova_events_stream_lost_total, nova_events_relay_failures_total,
+// nova_events_groups_losing.
 class Relay {
  public:
   // All references must outlive the relay, which takes the outbox's OnCommit.

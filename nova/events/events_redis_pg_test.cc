@@ -152,9 +152,9 @@ TEST_F(EventsFlowTest, TwoRelaysAndTwoConsumersShareTheWorkInOrder) {
   ASSERT_TRUE(makers.Stop(kSoon).ok());
   ExpectExactlyOnce();
   EXPECT_EQ(Effects(), 320);
-  // One relay at a time: while nothing fails, nothing is published twice.
+  // One relay at a time: while nothing fails, nothing is published twice. Consumers may see an event again: the lock is
+  // given back at COMMIT, and what was handled is acknowledged after it.
   EXPECT_EQ(StreamLength(), 320);
-  EXPECT_EQ(beta_.Consumed(kType, "duplicate") + beta2.Consumed(kType, "duplicate"), 0);
 }
 
 TEST_F(EventsFlowTest, ARolledBackTransactionTellsNobody) {

@@ -35,8 +35,8 @@ Result<void> EndRedisOrphans(const std::filesystem::path& folder, Duration limit
 
 // What a service may do, in the syntax of ACL SETUSER. All commands on values, on the keys `<service>:*` and on its own
 // stream `stream:<service>`; on other services' streams what a consumer needs and no more, so that nobody can publish
-// in another's name; Redis knows no rights per group, so another's group is within reach. Nothing that reaches beyond its keys (SCAN, FLUSHALL), looks at others (MONITOR), or changes the
-// server (CONFIG, SCRIPT FLUSH).
+// in another's name (Redis knows no rights per group, so another's group is within reach). Nothing that reaches beyond
+// its keys (SCAN, FLUSHALL), looks at others (MONITOR), or changes the server (CONFIG, SCRIPT FLUSH).
 std::string RedisServiceRules(std::string_view service);
 // What `nova audit` may do: read settings and statistics, and how far consumers of the streams are. No value.
 std::string RedisAuditRules();

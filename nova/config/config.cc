@@ -22,6 +22,8 @@ namespace nova::config {
 namespace {
 
 constexpr std::string_view kPrefix = "NOVA_";
+// A variable that begins with one of these is a setting or a spelling mistake.
+constexpr std::array<std::string_view, 2> kCheckedPrefixes = {kPrefix, "RESILIENCE_"};
 constexpr std::size_t kFileBytesMax = 1024 * 1024;
 constexpr std::size_t kSecretBytesMax = 64 * 1024;
 constexpr std::size_t kFileValuesMax = 4096;  // also ends a file whose aliases multiply
@@ -679,12 +681,14 @@ std::optional<std::string> Config::State::UnknownKey() const {
 }
 
 std::optional<std::string> Config::State::UnknownVariable() const {
-  for (auto entry = sources.environment.lower_bound(std::string(kPrefix));
-       entry != sources.environment.end() && entry->first.starts_with(kPrefix); ++entry) {
-    if (bound_environment.contains(entry->first) || known_environment.contains(entry->first)) continue;
-    std::vector<std::string> names(bound_environment.begin(), bound_environment.end());
-    names.insert(names.end(), known_environment.begin(), known_environment.end());
-    return entry->first + ": there is no such setting" + DidYouMean(entry->first, names, "; unset the variable");
+  for (const std::string_view prefix : kCheckedPrefixes) {
+    for (auto entry = sources.environment.lower_bound(std::string(prefix));
+         entry != sources.environment.end() && entry->first.starts_with(prefix); ++entry) {
+      if (bound_environment.contains(entry->first) || known_environment.contains(entry->first)) continue;
+      std::vector<std::string> names(bound_environment.begin(), bound_environment.end());
+      names.insert(names.end(), known_environment.begin(), known_environment.end());
+      return entry->first + ": there is no such setting" + DidYouMean(entry->first, names, "; unset the variable");
+    }
   }
   return std::nullopt;
 }

@@ -118,8 +118,8 @@ class Config {
 
   // Call after the last binding. Errors: INVALID_ARGUMENT with the first problem in one line that names the setting
   // as the user wrote it (flag, variable, or file:line and key) and the remedy: a bad value, an unknown flag, an
-  // unknown key, an unknown variable that begins with NOVA_, an argument too many, a required setting that is missing,
-  // an unreadable file.
+  // unknown key, an unknown variable that begins with NOVA_ or RESILIENCE_, an argument too many, a required setting
+  // that is missing, an unreadable file.
   Result<void> Finish();
 
   // `--help` or `-h` was given. Ask before Finish(), so that help is shown whatever else is wrong.

@@ -13,14 +13,23 @@ struct Call::Timer {
 };
 
 Call::Call(Strand strand, CallOptions options)
-    : strand_(std::move(strand)), deadline_(options.deadline), trace_(options.trace), peer_(std::move(options.peer)) {}
+    : strand_(std::move(strand)),
+      deadline_(options.deadline),
+      trace_(options.trace),
+      root_(this),
+      peer_(std::move(options.peer)),
+      retries_(options.retries) {}
 
-Call::Call(Call& parent, Duration timeout)
-    : strand_(parent.strand_), trace_(parent.trace_), peer_(parent.peer_), caller_(parent.caller_) {
-  const SteadyTime now = Clock::System().Now();
+Call::Call(Call& parent, Duration timeout, SteadyTime now)
+    : strand_(parent.strand_),
+      trace_(parent.trace_),
+      root_(parent.root_),
+      retries_(parent.retries_),
+      caller_(parent.caller_) {
   // The comparison is made on durations: now + timeout may overflow for "no limit".
   deadline_ = timeout < parent.deadline_ - now ? now + timeout : parent.deadline_;
-  parent_ = std::make_unique<CancelHook>(parent, [this](const Error& reason) { Cancel(reason); });
+  // The parent's deadline needs no timer for this: the child has one of its own, which is not later.
+  parent_.emplace(parent, [this](const Error& reason) { Cancel(reason); }, false);
 }
 
 Call::~Call() {
@@ -32,7 +41,7 @@ Call::~Call() {
 
 void Call::Cancel(Error reason) {
   if (reason_) return;
-  reason_ = std::move(reason);
+  reason_ = std::make_unique<const Error>(std::move(reason));
   // An action may destroy its own hook or others, so the head is read anew each time.
   while (hooks_ != nullptr) {
     CancelHook* const hook = hooks_;
@@ -43,9 +52,13 @@ void Call::Cancel(Error reason) {
 }
 
 Result<void> Call::Check() const {
+  if (reason_ || deadline_ == SteadyTime::max()) return Check(SteadyTime::min());
+  return Check(Clock::System().Now());
+}
+
+Result<void> Call::Check(SteadyTime now) const {
   if (reason_) return *reason_;
-  if (deadline_ != SteadyTime::max() && Clock::System().Now() >= deadline_)
-    return DeadlineExceeded("the deadline of the call has passed");
+  if (now >= deadline_) return DeadlineExceeded("the deadline of the call has passed");
   return Ok();
 }
 
@@ -63,7 +76,7 @@ void Call::ArmTimer() {
   });
 }
 
-CancelHook::CancelHook(Call& call, std::move_only_function<void(const Error&)> action)
+CancelHook::CancelHook(Call& call, std::move_only_function<void(const Error&)> action, bool timed)
     : call_(&call), action_(std::move(action)) {
   if (call.reason_) {
     auto now = std::move(action_);
@@ -74,7 +87,7 @@ CancelHook::CancelHook(Call& call, std::move_only_function<void(const Error&)> a
   if (next_ != nullptr) next_->previous_ = this;
   call.hooks_ = this;
   linked_ = true;
-  call.ArmTimer();
+  if (timed) call.ArmTimer();
 }
 
 CancelHook::~CancelHook() {

@@ -72,6 +72,30 @@ TEST(CallTest, HooksFireOnceNewestFirstAndMayUnhookOthers) {
   EXPECT_EQ(order, "31L");
 }
 
+TEST(CallTest, AChildKnowsWhoseRequestItServes) {
+  Runtime runtime;
+  RetryAllowance retries{.left = 2};
+  Call request(runtime.NewStrand(), {.peer = "gateway", .retries = &retries});
+  Call child(request, hours(1));
+  Call grandchild(child, hours(1));
+  EXPECT_EQ(&grandchild.peer(), &request.peer());
+  EXPECT_EQ(grandchild.peer(), "gateway");
+  EXPECT_EQ(grandchild.retries(), &retries);
+  EXPECT_EQ(Call(runtime.NewStrand()).retries(), nullptr);
+}
+
+TEST(CallTest, AGrandchildThatWaitsEndsWithTheDeadlineOfTheOldest) {
+  Runtime runtime;
+  const auto result = runtime.RunBlocking<void>(milliseconds(5), [](Call& call) -> Task<void> {
+    Call child(call, hours(1));
+    Call grandchild(child, hours(1));
+    const auto slept = co_await Sleep(grandchild, hours(1));
+    EXPECT_FALSE(call.Check());
+    co_return slept;
+  });
+  EXPECT_EQ(result.error().code(), Code::kDeadlineExceeded);
+}
+
 TEST(CallTest, RemainingIsNeverNegative) {
   Runtime runtime;
   const Call past(runtime.NewStrand(), {.deadline = Clock::System().Now() - hours(1)});

@@ -16,6 +16,7 @@
 #include "nova/events/purge.h"
 #include "nova/postgres/sql_error.h"
 #include "nova/proto/timestamp.h"
+#include "nova/resilience/crash_point.h"
 #include "nova/telemetry/log.h"
 
 namespace nova::events {
@@ -29,6 +30,15 @@ using redis::Command;
 using redis::Reply;
 using runtime::Call;
 using runtime::Task;
+
+// Entries were delivered to the group, and nothing was done.
+const resilience::CrashPoint kRead("consumer.read");
+// They took effect, in a transaction that is not committed.
+const resilience::CrashPoint kApplied("consumer.applied");
+// It is committed, and the stream does not know.
+const resilience::CrashPoint kCommitted("consumer.committed");
+// The stream was told.
+const resilience::CrashPoint kAcknowledged("consumer.acknowledged");
 
 // One transaction. Whoever stalls in the middle holds the lock for this long and a moment; then the server ends it.
 constexpr Duration kTransactionLimit = std::chrono::seconds(5);
@@ -317,8 +327,10 @@ Task<void> Consumer::State::Subscription::Step(Call& call) {
     }
   }
   if (!look.locked) co_return co_await runtime::Sleep(call, kElsewhereDelay);
+  if (!look.entries.empty()) kCommitted.Pass();
   Committed(look);
   NOVA_CO_TRY(co_await Acknowledge(call, look));
+  if (!look.entries.empty()) kAcknowledged.Pass();
   if (look.more) co_return Ok();
   // It waits outside the transaction, and outside the group: entries are delivered to whoever has the lock.
   NOVA_CO_TRY(co_await state_.redis.RunBlocking(
@@ -334,6 +346,7 @@ Task<void> Consumer::State::Subscription::Apply(Call& call, Transaction& transac
     if (!look.locked) co_return Ok();
   }
   NOVA_CO_TRY(co_await Read(call, look));
+  if (!look.entries.empty()) kRead.Pass();
   std::vector<Event> events;
   for (const Entry& entry : look.entries) {
     if (!entry.envelope) {
@@ -375,6 +388,7 @@ Task<void> Consumer::State::Subscription::Apply(Call& call, Transaction& transac
     look.applied.push_back(event.occurred_at);
   }
   look.handled = true;
+  kApplied.Pass();
   co_return Ok();
 }
 

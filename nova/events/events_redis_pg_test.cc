@@ -547,7 +547,7 @@ TEST_F(EventsFlowTest, NothingOvertakesWhatALateReadWasDelivered) {
   redis::ClientConfig config;
   config.port = peer.port();
   config.tls = false;
-  redis::Client client(runtime_, beta_.metrics, config);
+  redis::Client client(runtime_, beta_.metrics, beta_.cache, config);
   Consumer consumer(*beta_.outbox, *beta_.pool, client, beta_.metrics, Process::ConsumerDefaults());
   Subscribe(consumer);
   runtime::Scope scope(runtime_);

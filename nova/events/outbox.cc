@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "nova/events/migrations.h"
+#include "nova/resilience/crash_point.h"
 
 namespace nova::events {
 namespace {
@@ -11,6 +12,11 @@ namespace {
 using postgres::Statement;
 using runtime::Call;
 using runtime::Task;
+
+// An event was added, in a transaction that is not committed.
+const resilience::CrashPoint kAppended("outbox.appended");
+// Committed, and the relay not told.
+const resilience::CrashPoint kCommitted("outbox.committed");
 
 constexpr std::string_view kHistory = "nova_events_migrations";
 
@@ -57,6 +63,7 @@ Task<void> Outbox::Append(Call& call, postgres::Transaction& transaction, std::s
     co_return Internal("internal error", "a " + type + " could not be encoded");
   NOVA_CO_TRY(co_await transaction.Query(call, kAppend, Uuid::New(clock_), aggregate, type, payload,
                                          call.trace().ToTraceparent(), clock_.WallNow()));
+  kAppended.Pass();
   co_return Ok();
 }
 
@@ -66,6 +73,7 @@ void Outbox::OnCommit(std::function<void()> wake) {
 }
 
 void Outbox::Wake() {
+  kCommitted.Pass();
   std::function<void()> wake;
   {
     std::lock_guard lock(mutex_);

@@ -41,7 +41,7 @@ class OutboxTest : public ::testing::Test {
     postgres::PoolConfig config;
     config.connection = Server().Pooled(kService);
     config.size_max = 8;
-    pool_.emplace(runtime_, metrics_, config);
+    pool_.emplace(runtime_, metrics_, database_, config);
     outbox_.emplace(*pool_, kService);
   }
   ~OutboxTest() override { EXPECT_TRUE(pool_->Close(kSoon).ok()); }
@@ -80,6 +80,7 @@ class OutboxTest : public ::testing::Test {
 
   runtime::Runtime runtime_{{.threads = 2}};
   telemetry::Metrics metrics_;
+  resilience::DatabaseDependency database_{"postgres", metrics_};
   postgres::MigrationReport migrated_;
   std::optional<postgres::Pool> pool_;
   std::optional<Outbox> outbox_;

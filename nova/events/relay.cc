@@ -16,6 +16,7 @@
 #include "nova/events/outage.h"
 #include "nova/events/purge.h"
 #include "nova/proto/timestamp.h"
+#include "nova/resilience/crash_point.h"
 #include "nova/runtime/one_shot.h"
 #include "nova/telemetry/log.h"
 
@@ -29,6 +30,15 @@ using postgres::Transaction;
 using runtime::Call;
 using runtime::OneShot;
 using runtime::Task;
+
+// The stream has the events, the outbox does not know.
+const resilience::CrashPoint kPublished("relay.published");
+// The outbox was told, in a transaction that is not committed.
+const resilience::CrashPoint kMarked("relay.marked");
+// It is committed.
+const resilience::CrashPoint kCommitted("relay.committed");
+// Events that the stream lacks are marked for publishing again, in a transaction that is not committed.
+const resilience::CrashPoint kMarkedLost("relay.marked_lost");
 
 // One transaction. Whoever stalls in the middle holds the lock for this long and a moment; then the server ends it.
 constexpr Duration kTransactionLimit = std::chrono::seconds(5);
@@ -390,6 +400,7 @@ Task<Relay::State::Round> Relay::State::Publish(Call& call, bool compare) {
               co_await pool.InTransaction(limited, [this, &limited, compare](Transaction& transaction) {
                 return PublishIn(limited, transaction, compare);
               }));
+  if (progress.published > 0) kCommitted.Pass();
   published.Increment(progress.published);
   if (progress.reset) streams_lost.Increment();
   co_return progress.round;
@@ -433,7 +444,9 @@ Task<Relay::State::Progress> Relay::State::PublishIn(Call& call, Transaction& tr
     co_return Internal("internal error", "Redis answered '" + outcome + "' and " + std::to_string(answer.size()) +
                                              " ids to " + std::to_string(positions.size()) + " events published");
   if (positions.empty()) co_return Progress{};
+  kPublished.Pass();
   NOVA_CO_TRY(co_await MarkPublished(call, transaction, positions, answer));
+  kMarked.Pass();
   // What is committed from here on wakes us, or its own replica's relay.
   const bool more = std::ssize(positions) >= config.batch_max || bytes >= kBatchBytesMax;
   co_return Progress{.round = more ? Round::kMore : Round::kDone, .published = static_cast<int>(positions.size())};
@@ -462,6 +475,7 @@ Task<void> Relay::State::MarkPublished(Call& call, Transaction& transaction, con
 // relay_state stays as it is, so the loss is found again, by whoever comes next.
 Task<Relay::State::Progress> Relay::State::Reset(Call& call, Transaction& transaction, StreamId must, StreamId last) {
   NOVA_CO_TRY(const Rows rows, co_await transaction.Query(call, kReset, last.ms, last.seq, kResetMax));
+  kMarkedLost.Pass();
   if (rows.affected() >= kResetMax) co_return Progress{.round = Round::kMore};
   NOVA_CO_TRY(co_await transaction.Query(call, kUpdateState, last.ms, last.seq));
   telemetry::LogError("the stream lacks events it had; they are published again from the outbox",

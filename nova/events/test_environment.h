@@ -19,6 +19,7 @@
 #include "nova/events/relay.h"
 #include "nova/postgres/pool.h"
 #include "nova/redis/client.h"
+#include "nova/resilience/dependency.h"
 #include "nova/runtime/runtime.h"
 #include "nova/runtime/scope.h"
 #include "nova/telemetry/metrics.h"
@@ -47,11 +48,15 @@ inline constexpr const char* kConsumer = "beta";
 class Process {
  public:
   Process(runtime::Runtime& runtime, const std::string& service)
-      : runtime_(runtime), redis(runtime, metrics, tests::RedisFixture::Instance().Client(service)) {
+      : Process(runtime, service, tests::PostgresFixture::Instance().Pooled(service),
+                tests::RedisFixture::Instance().Client(service)) {}
+  Process(runtime::Runtime& runtime, const std::string& service, postgres::ConnectionConfig connection,
+          redis::ClientConfig client)
+      : runtime_(runtime), redis(runtime, metrics, cache, std::move(client)) {
     postgres::PoolConfig config;
-    config.connection = tests::PostgresFixture::Instance().Pooled(service);
+    config.connection = std::move(connection);
     config.size_max = 4;
-    pool.emplace(runtime, metrics, config);
+    pool.emplace(runtime, metrics, database, config);
     outbox.emplace(*pool, service);
   }
   ~Process() {
@@ -108,6 +113,8 @@ class Process {
 
  public:
   telemetry::Metrics metrics;
+  resilience::DatabaseDependency database{"postgres", metrics};
+  resilience::CacheDependency cache{"redis", metrics};
   redis::Client redis;
   std::optional<Pool> pool;
   std::optional<Outbox> outbox;
@@ -134,7 +141,7 @@ class EventsTest : public ::testing::Test {
       config.connection = Postgres().Direct(service);
       config.size_max = 2;
       watchers_.emplace(std::piecewise_construct, std::forward_as_tuple(service),
-                        std::forward_as_tuple(runtime_, watcher_metrics_, config));
+                        std::forward_as_tuple(runtime_, watcher_metrics_, watched_, config));
     }
     Must(kProducer, "CREATE TABLE made (aggregate text NOT NULL)");
     // Neither idempotent nor indifferent to order.
@@ -231,6 +238,7 @@ class EventsTest : public ::testing::Test {
 
   runtime::Runtime runtime_{{.threads = 2}};
   telemetry::Metrics watcher_metrics_;
+  resilience::DatabaseDependency watched_{"postgres", watcher_metrics_};
   std::map<std::string, Pool> watchers_;
 };
 

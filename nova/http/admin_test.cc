@@ -30,7 +30,7 @@ class AdminTest : public testing::Test {
 
   Response Get(std::string path) {
     auto response = runtime_.RunBlocking<Response>(kPeerLimit, [&](Call& call) -> Task<Response> {
-      const Client client;
+      const Client client(admin_port_);
       co_return co_await client.Get(call, "127.0.0.1", server_->port(), path);
     });
     EXPECT_TRUE(response) << response.error().ToString();
@@ -39,6 +39,7 @@ class AdminTest : public testing::Test {
 
   runtime::Runtime runtime_{{.threads = 2}};
   telemetry::Metrics metrics_;
+  resilience::HttpDependency admin_port_{"admin_port", metrics_};
   std::atomic<bool> ready_ = true;
   std::unique_ptr<Server> server_;
 };

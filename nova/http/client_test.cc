@@ -1,13 +1,17 @@
 #include "nova/http/client.h"
 
+#include <atomic>
+#include <boost/asio/ip/tcp.hpp>
 #include <future>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <optional>
 #include <thread>
 
 #include "nova/http/server.h"
 #include "nova/http/test_peer.h"
 #include "nova/runtime/scope.h"
+#include "tests/eventually.h"
 
 namespace nova::http {
 namespace {
@@ -22,8 +26,8 @@ class ClientTest : public testing::Test {
  protected:
   Result<Response> Get(int port, std::string path = "/", ClientConfig config = {}, std::string host = "127.0.0.1",
                        Duration timeout = kPeerLimit) {
-    return runtime_.RunBlocking<Response>(timeout, [=](Call& call) -> Task<Response> {
-      const Client client(config);
+    return runtime_.RunBlocking<Response>(timeout, [=, this](Call& call) -> Task<Response> {
+      const Client client(dependency_, config);
       co_return co_await client.Get(call, host, port, path);
     });
   }
@@ -41,7 +45,23 @@ class ClientTest : public testing::Test {
     return response;
   }
 
+  // No retries, unless a test says so.
+  static resilience::DependencyConfig Policies() {
+    auto policies = resilience::DependencyConfig::Default(resilience::Kind::kHttp);
+    policies.timeout = kPeerLimit;
+    policies.retry.tries_max = 1;
+    return policies;
+  }
+  double Outcomes(const std::string& outcome) const {
+    const std::string name = "nova_dependency_calls_total{dependency=\"http\",outcome=\"" + outcome + "\"} ";
+    const std::string text = metrics_.Scrape();
+    const std::size_t at = text.find(name);
+    return at == std::string::npos ? -1 : std::stod(text.substr(at + name.size()));
+  }
+
   runtime::Runtime runtime_{{.threads = 2}};
+  telemetry::Metrics metrics_;
+  resilience::HttpDependency dependency_{"http", metrics_, Policies()};
   std::string request_;
 };
 
@@ -135,7 +155,7 @@ TEST_F(ClientTest, CancellationEndsTheWaitAndClosesTheSocket) {
   runtime::Scope scope(runtime_);
   std::promise<Code> ended;
   scope.Spawn("get", [&](Call& call) -> Task<void> {
-    const Client client;
+    const Client client(dependency_);
     const auto response = co_await client.Get(call, "127.0.0.1", listener.port(), "/");
     ended.set_value(response ? Code::kOk : response.error().code());
     co_return Ok();
@@ -159,6 +179,83 @@ TEST_F(ClientTest, WhatCouldSmuggleASecondRequestIsRefused) {
     EXPECT_EQ(Get(1, path).error().code(), Code::kInvalidArgument) << path;
   EXPECT_EQ(Get(1, "/", {}, "a\r\nb").error().code(), Code::kInvalidArgument);
   EXPECT_EQ(Get(0).error().code(), Code::kInvalidArgument);
+}
+
+TEST_F(ClientTest, AnyStatusIsAnAnswerAndABrokenConnectionIsNone) {
+  for (int i = 0; i < 3; ++i) {
+    const auto response = GetFrom("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
+    ASSERT_TRUE(response) << response.error().ToString();
+    EXPECT_EQ(response->status, 503);
+  }
+  EXPECT_EQ(Outcomes("ok"), 3);
+  EXPECT_FALSE(GetFrom(""));
+  EXPECT_EQ(Outcomes("failed"), 1);
+}
+
+TEST_F(ClientTest, WhatBrokeOffIsTriedAgainWithinTheBudget) {
+  auto policies = Policies();
+  policies.retry.tries_max = 2;
+  policies.retry.budget_ratio = 1;
+  policies.retry.backoff = 1ms;
+  resilience::HttpDependency patient("patient", metrics_, policies);
+  PeerListener listener;
+  std::thread server([&] {
+    {
+      Peer first = listener.Accept();
+      (void)first.ReadMessage();
+    }
+    Peer second = listener.Accept();
+    EXPECT_THAT(second.ReadMessage(), StartsWith("GET /again "));
+    (void)second.Send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+  });
+  const auto response = runtime_.RunBlocking<Response>(kPeerLimit, [&](Call& call) -> Task<Response> {
+    const Client client(patient);
+    co_return co_await client.Get(call, "127.0.0.1", listener.port(), "/again");
+  });
+  // Without a second try the server would wait for ever.
+  if (!response) Peer::Connect(listener.port()).Close();
+  server.join();
+  ASSERT_TRUE(response) << response.error().ToString();
+  EXPECT_EQ(response->body, "ok");
+}
+
+TEST_F(ClientTest, APeerThatHangsIsLeftAtThePolicysTimeout) {
+  auto policies = Policies();
+  policies.timeout = 50ms;
+  resilience::HttpDependency impatient("impatient", metrics_, policies);
+  PeerListener listener;
+  const auto response = runtime_.RunBlocking<Response>(kPeerLimit, [&](Call& call) -> Task<Response> {
+    const Client client(impatient);
+    co_return co_await client.Get(call, "127.0.0.1", listener.port(), "/");
+  });
+  ASSERT_FALSE(response);
+  EXPECT_EQ(response.error().code(), Code::kDeadlineExceeded);
+  EXPECT_THAT(response.error().detail(), HasSubstr("RESILIENCE_IMPATIENT_TIMEOUT_MS"));
+}
+
+// Look-ups cannot be stopped. The runtime makes one after the other, so those of others keep that of the client
+// waiting.
+TEST_F(ClientTest, ALookUpWhoseCallerHasGoneKeepsItsPlaceUntilItIsOver) {
+  constexpr int kOthers = 5000;
+  boost::asio::ip::tcp::resolver resolver(runtime_.io());
+  std::atomic<int> over = 0;
+  for (const bool client_goes_first : {false, true}) {
+    over = 0;
+    for (int i = 0; i < kOthers; ++i)
+      resolver.async_resolve("localhost", "1", [&](const auto&, const auto&) { ++over; });
+    std::optional<Client> client(std::in_place, dependency_);
+    const auto response = runtime_.RunBlocking<Response>(
+        5ms, [&](Call& call) -> Task<Response> { co_return co_await client->Get(call, "localhost", 1, "/"); });
+    ASSERT_LT(over, kOthers) << "they were too fast for this test";
+    EXPECT_EQ(response.error().code(), Code::kDeadlineExceeded);
+    EXPECT_EQ(dependency_.bulkhead().orphaned(), 1);
+    EXPECT_EQ(dependency_.bulkhead().in_use(), 1);
+    if (!client_goes_first) EXPECT_TRUE(tests::Eventually([&] { return dependency_.bulkhead().in_use() == 0; }));
+    client.reset();
+    EXPECT_EQ(dependency_.bulkhead().in_use(), 0) << "what is left of the look-up has nothing of the dependency's";
+    EXPECT_EQ(dependency_.bulkhead().orphaned(), 0);
+    EXPECT_TRUE(tests::Eventually([&] { return over == kOthers; }));
+  }
 }
 
 }  // namespace

@@ -174,8 +174,7 @@ Cache::State::Waits::~Waits() {
 Task<std::vector<std::optional<Value>>> Cache::State::Ask(Call& call, const std::vector<std::string>& keys) {
   Command command("MGET");
   for (const std::string& key : keys) command.Add(RedisKey(key));
-  Call limited(call, config.redis_timeout);
-  NOVA_CO_TRY(Reply reply, co_await redis.Run(limited, std::move(command)));
+  NOVA_CO_TRY(Reply reply, co_await redis.Run(call, std::move(command)));
   NOVA_CO_TRY(std::vector<Reply> stored, std::move(reply).Array());
   if (stored.size() != keys.size()) co_return Internal("internal error", "MGET replied with another number of values");
   std::vector<std::optional<Value>> known;
@@ -253,8 +252,7 @@ Task<void> Cache::State::Store(Call& call, const std::vector<std::string>& keys,
   commands.reserve(keys.size());
   for (std::size_t i = 0; i < keys.size(); ++i)
     commands.emplace_back("SET", RedisKey(keys[i]), Encode(values[i]), "NX", "PX", TtlMs(values[i]));
-  Call limited(call, config.redis_timeout);
-  NOVA_CO_TRY(const std::vector<Reply> replies, co_await redis.RunAll(limited, std::move(commands)));
+  NOVA_CO_TRY(const std::vector<Reply> replies, co_await redis.RunAll(call, std::move(commands)));
   for (const Reply& reply : replies) {
     if (reply.is_error()) co_return ToError(reply);
   }
@@ -263,11 +261,8 @@ Task<void> Cache::State::Store(Call& call, const std::vector<std::string>& keys,
 
 Task<void> Cache::State::Set(Call& call, const std::string& key, const std::string& stored, std::int64_t ttl_ms) {
   Result<void> set;
-  {
-    Call limited(call, config.redis_timeout);
-    const auto reply = co_await redis.Run(limited, Command("SET", RedisKey(key), stored, "PX", ttl_ms));
-    if (!reply) set = reply.error();
-  }
+  const auto reply = co_await redis.Run(call, Command("SET", RedisKey(key), stored, "PX", ttl_ms));
+  if (!reply) set = reply.error();
   // A load that is under way may know less; who comes from now on does not wait for it.
   std::lock_guard lock(mutex);
   flights.erase(key);
@@ -406,7 +401,7 @@ Task<void> Cache::Put(Call& call, std::string key, Value value) {
 
 Task<void> Cache::Forget(Call& call, std::string key) {
   const auto state = state_;
-  const std::chrono::milliseconds mark = state->config.load_timeout + state->config.redis_timeout;
+  const std::chrono::milliseconds mark = state->config.load_timeout + state->redis.timeout();
   co_return co_await state->Set(call, key, std::string(1, kForgottenMark), mark.count());
 }
 

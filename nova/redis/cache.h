@@ -1,5 +1,7 @@
 // Cache: values that are dear to compute, kept in Redis for a while, and loaded from the truth when they are not there.
-// Redis is an optimisation here: while it is away, everything is loaded.
+// Redis is an optimisation here: while it is away, everything is loaded. A Redis that hangs costs a call no more than
+// the timeout of the client's dependency, and one whose circuit breaker is open costs nothing: so a cache is best given
+// a client with a dependency of its own, whose timeout is what a look at Redis is worth.
 //
 //   Cache profiles(runtime, metrics, redis, {.name = "profile", .prefix = "user:profile:"});
 //   NOVA_CO_TRY(const std::optional<std::string> bytes,
@@ -39,8 +41,6 @@ struct CacheConfig {
   std::chrono::milliseconds ttl = std::chrono::minutes(5);
   // The same for the knowledge that there is no value.
   std::chrono::milliseconds negative_ttl = std::chrono::seconds(10);
-  // One look at Redis. A Redis that hangs costs a call no more than this before the value is loaded.
-  std::chrono::milliseconds redis_timeout = std::chrono::milliseconds(250);
   // One load from the truth.
   std::chrono::milliseconds load_timeout = std::chrono::seconds(5);
   // Keys that are being loaded at once, and calls that wait for them; one more is refused.
@@ -90,8 +90,8 @@ class Cache {
   runtime::Task<std::vector<Value>> GetMany(runtime::Call& call, std::vector<std::string> keys, BatchLoader loader);
 
   // Stores what the caller has just made true (nullopt: that there is no value). Of two that race the later one stays,
-  // so a value with several writers is better forgotten. Errors: of Client::Run within redis_timeout, after which Redis
-  // may hold the older value until its TTL.
+  // so a value with several writers is better forgotten. Errors: of Client::Run, after which Redis may hold the older
+  // value until its TTL.
   runtime::Task<void> Put(runtime::Call& call, std::string key, Value value);
 
   // Drops what is known about `key`; call it after the commit that made it wrong. For load_timeout nothing is stored

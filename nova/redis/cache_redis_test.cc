@@ -16,13 +16,22 @@ using tests::RedisFixture;
 using Value = Cache::Value;
 
 struct Process {
-  Process(runtime::Runtime& runtime, telemetry::Metrics& metrics, const CacheConfig& config)
-      : client(runtime, metrics, RedisFixture::Instance().Client("cachetest")),
+  Process(runtime::Runtime& runtime, telemetry::Metrics& metrics, const CacheConfig& config,
+          std::chrono::milliseconds timeout = kPlentyOfTime)
+      : dependency("redis", metrics, Policies(timeout)),
+        client(runtime, metrics, dependency, RedisFixture::Instance().Client("cachetest")),
         cache(runtime, metrics, client, config) {}
   ~Process() {
     EXPECT_TRUE(cache.Close(kPlentyOfTime).ok());
     EXPECT_TRUE(client.Close(kPlentyOfTime).ok());
   }
+  static resilience::DependencyConfig Policies(std::chrono::milliseconds timeout) {
+    auto policies = NoPolicies();
+    policies.timeout = timeout;
+    return policies;
+  }
+
+  resilience::CacheDependency dependency;
   Client client;
   Cache cache;
 };
@@ -69,8 +78,8 @@ TEST_F(CacheRedisTest, WhatOneProcessLoadsTheOtherHas) {
 
 TEST_F(CacheRedisTest, WhatOneProcessForgetsTheOtherLoadsAnew) {
   config_.load_timeout = 200ms;
-  Process one(runtime_, metrics_, config_);
-  Process other(runtime_, metrics_, config_);
+  Process one(runtime_, metrics_, config_, 250ms);
+  Process other(runtime_, metrics_, config_, 250ms);
   EXPECT_EQ(Get(one, "1", "old"), "old");
   EXPECT_TRUE(Forget(one, "1").ok());
   EXPECT_EQ(Get(other, "1", "new"), "new");

@@ -66,7 +66,6 @@ class RedisCacheTest : public ::testing::Test {
   RedisCacheTest() {
     config_.name = "profile";
     config_.prefix = "user:profile:";
-    config_.redis_timeout = kPlentyOfTime;
     config_.load_timeout = kPlentyOfTime;
     Connect(peer_.port());
   }
@@ -75,13 +74,15 @@ class RedisCacheTest : public ::testing::Test {
     EXPECT_TRUE(client_->Close(kPlentyOfTime).ok());
   }
 
-  void Connect(int port) {
+  void Connect(int port, const resilience::DependencyConfig& policies = NoPolicies()) {
     if (client_) EXPECT_TRUE(client_->Close(kPlentyOfTime).ok());
+    client_.reset();
+    dependency_.emplace(resilience::DependencyName("cache"), metrics_, policies, clock_);
     ClientConfig client;
     client.port = port;
     client.tls = false;
     client.reconnect_delay_min = client.reconnect_delay_max = 1ms;
-    client_.emplace(runtime_, metrics_, client);
+    client_.emplace(runtime_, metrics_, *dependency_, client);
   }
   void Disconnect() {
     int port = 0;
@@ -137,7 +138,9 @@ class RedisCacheTest : public ::testing::Test {
   ScriptedRedis peer_{[this](const ScriptedRedis::Command& command) { return store_.Handle(command); }};
   runtime::Runtime runtime_{{.threads = 2}};
   telemetry::Metrics metrics_;
+  FakeClock clock_;  // of the policies
   CacheConfig config_;
+  std::optional<resilience::CacheDependency> dependency_;
   std::optional<Client> client_;
   std::optional<Cache> cache_;
   std::atomic<int> loads_ = 0;
@@ -228,13 +231,39 @@ TEST_F(RedisCacheTest, ARedisThatHangsCostsItsTimeoutOnly) {
     gate.Pass();
     return std::nullopt;
   });
-  Connect(hanging.port());
-  config_.redis_timeout = 50ms;
+  auto policies = NoPolicies();
+  policies.timeout = 50ms;
+  Connect(hanging.port(), policies);
   MakeCache();
   const SteadyTime begin = Clock::System().Now();
   EXPECT_EQ(Get("1", "ann"), "ann");
-  EXPECT_LT(Clock::System().Now() - begin, 4s) << "redis.command_timeout is 5 s";
+  EXPECT_LT(Clock::System().Now() - begin, 4s) << "redis.reply_limit is 5 s";
   EXPECT_EQ(Requests("error"), 1);
+  gate.Open();
+}
+
+TEST_F(RedisCacheTest, ARedisThatKeepsHangingCostsNothing) {
+  Gate gate;
+  ScriptedRedis hanging([&](const ScriptedRedis::Command&) {
+    gate.Pass();
+    return std::nullopt;
+  });
+  auto policies = NoPolicies();
+  policies.timeout = 50ms;
+  policies.breaker.calls_min = 3;
+  Connect(hanging.port(), policies);
+  MakeCache();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(Get("1", "ann"), "ann");
+  ASSERT_EQ(dependency_->breaker().state(), resilience::Breaker::State::kOpen);
+  const auto outcomes = [&](const std::string& outcome) {
+    return MetricValue(metrics_, "nova_dependency_calls_total{dependency=\"cache\",outcome=\"" + outcome + "\"}");
+  };
+  const double waited = outcomes("timeout");
+  const double refused = outcomes("open");
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(Get("1", "ann"), "ann");
+  EXPECT_EQ(outcomes("timeout"), waited) << "nobody waited for Redis";
+  EXPECT_EQ(outcomes("open") - refused, 100);
+  EXPECT_EQ(Requests("error"), 103);
   gate.Open();
 }
 
@@ -332,7 +361,7 @@ TEST_F(RedisCacheTest, ASlowLoadDoesNotBringBackWhatWasForgotten) {
   EXPECT_EQ(Get("1", "newer"), "newer") << "for a while nothing is stored";
   const auto mark = store_.Find("user:profile:1");
   ASSERT_TRUE(mark);
-  EXPECT_EQ(mark->ttl_ms, 60'000) << "load_timeout and redis_timeout";
+  EXPECT_EQ(mark->ttl_ms, 60'000) << "load_timeout and the timeout of the dependency";
   store_.Erase("user:profile:1");  // the mark expires
   EXPECT_EQ(Get("1", "newest"), "newest");
   EXPECT_EQ(Get("1", "never asked"), "newest");

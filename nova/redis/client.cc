@@ -21,6 +21,8 @@
 namespace nova::redis {
 namespace {
 
+using resilience::Attempt;
+using resilience::ProtectOptions;
 using runtime::Call;
 using runtime::OneShot;
 using runtime::Task;
@@ -86,23 +88,30 @@ class CommandMetrics {
   std::map<std::string, Verb, std::less<>> verbs_;  // guarded by mutex_
 };
 
-// Says whose deadline it was: the call's, or command_timeout.
-Error Attribute(const Call& call, Error error, const Command& command) {
-  if (error.code() != Code::kDeadlineExceeded) return error;
-  if (Result<void> ended = call.Check(); !ended) return std::move(ended).error();
-  return DeadlineExceeded("Redis took too long",
-                          "command=" + std::string(command.verb()) + " ran into redis.command_timeout");
+Code OutcomeOf(const Reply& reply) { return reply.is_error() ? ToError(reply).code() : Code::kOk; }
+
+// What the dependency is judged by: an error that says that Redis is not available is a failure, and every other reply
+// an answer, although to the caller it may be an error.
+Result<Reply> Judge(Reply reply) {
+  if (OutcomeOf(reply) == Code::kUnavailable) return ToError(reply);
+  return reply;
 }
 
-Code OutcomeOf(const Reply& reply) { return reply.is_error() ? ToError(reply).code() : Code::kOk; }
+// The reply as the caller gets it: an error says of which command.
+Result<Reply> Deliver(Result<Reply> reply, const Command& command) {
+  if (reply && reply->is_error()) reply = ToError(*reply);
+  if (!reply) return std::move(reply).error().WithContext("command=" + std::string(command.verb()));
+  return reply;
+}
 
 Error Stopping() { return Unavailable("the service is stopping", "the Redis client is closed"); }
 
 }  // namespace
 
 struct Client::State {
-  State(telemetry::Metrics& metrics, ClientConfig client_config)
-      : config(std::move(client_config)),
+  State(telemetry::Metrics& metrics, resilience::CacheDependency& on, ClientConfig client_config)
+      : dependency(on),
+        config(std::move(client_config)),
         commands(metrics, config.name),
         connected_gauge(ConnectionsGauge(metrics, "connected")),
         connecting_gauge(ConnectionsGauge(metrics, "connecting")),
@@ -152,7 +161,7 @@ struct Client::State {
   void Lost(Slot& slot, const Error& why, bool at_once);
 
   Task<std::shared_ptr<Pipeline>> FindPipeline(Call& call);
-  Task<std::vector<Reply>> Send(Call& call, const std::vector<Command>& batch);
+  Task<std::vector<Reply>> Send(Attempt& attempt, std::span<const Command> batch);
   Task<Reply> Block(Call& call, const Command& command);
   Task<std::unique_ptr<Connection>> TakeBlocking(Call& call);
   Task<std::unique_ptr<Connection>> Open(Call& call);
@@ -162,6 +171,7 @@ struct Client::State {
   Duration Delay(int failures);
   void UpdateGauges();  // precondition: mutex is held
 
+  resilience::CacheDependency& dependency;
   const ClientConfig config;
   CommandMetrics commands;
   prometheus::Gauge& connected_gauge;
@@ -308,7 +318,9 @@ Result<void> Client::State::CheckSize(std::span<const Command> batch) const {
                            std::to_string(bytes) + " bytes of commands are over redis.queued_bytes_max");
 }
 
-Task<std::vector<Reply>> Client::State::Send(Call& call, const std::vector<Command>& batch) {
+Task<std::vector<Reply>> Client::State::Send(Attempt& attempt, std::span<const Command> batch) {
+  Call& call = attempt.call();
+  const SteadyTime begin = Clock::System().Now();
   NOVA_CO_TRY(call.Check());
   NOVA_CO_TRY(CheckSize(batch));
   NOVA_CO_TRY(const std::shared_ptr<Pipeline> pipeline, co_await FindPipeline(call));
@@ -317,7 +329,12 @@ Task<std::vector<Reply>> Client::State::Send(Call& call, const std::vector<Comma
   for (const Command& command : batch) sending->wire += Format(command);
   NOVA_CO_TRY(pipeline->Submit(sending));
   auto replies = co_await sending->done.Wait(call);
-  if (!replies) sending->abandoned = true;
+  commands.Observe(batch.front().verb(), Clock::System().Now() - begin);
+  if (!replies && !call.Check()) {
+    sending->permit = attempt.TakePermit();
+    sending->permit.Orphan();
+    sending->abandoned = true;
+  }
   co_return replies;
 }
 
@@ -372,61 +389,70 @@ Task<Reply> Client::State::Block(Call& call, const Command& command) {
   co_return reply;
 }
 
-Client::Client(runtime::Runtime& runtime, telemetry::Metrics& metrics, ClientConfig config)
-    : state_(std::make_shared<State>(metrics, std::move(config))), background_(runtime) {}
+Client::Client(runtime::Runtime& runtime, telemetry::Metrics& metrics, resilience::CacheDependency& dependency,
+               ClientConfig config)
+    : state_(std::make_shared<State>(metrics, dependency, std::move(config))), background_(runtime) {}
 
 Client::~Client() = default;
 
-Task<std::vector<Reply>> Client::Send(Call& call, const std::vector<Command>& commands) {
-  const auto state = state_;
-  const State::Admission admission(*state);
-  if (!admission) co_return Stopping();
-  std::call_once(state->started, [&] {
-    for (State::Slot& slot : state->slots) {
-      background_.Spawn("redis: a shared connection", [state, &slot](Call& keeping) -> Task<void> {
+std::chrono::milliseconds Client::timeout() const { return state_->dependency.config().timeout; }
+
+void Client::Start() {
+  std::call_once(state_->started, [this] {
+    for (State::Slot& slot : state_->slots) {
+      background_.Spawn("redis: a shared connection", [state = state_, &slot](Call& keeping) -> Task<void> {
         co_return co_await State::KeepConnected(state, keeping, slot);
       });
     }
   });
-
-  const SteadyTime begin = Clock::System().Now();
-  Call limited(call, state->config.command_timeout);
-  auto replies = co_await state->Send(limited, commands);
-  if (!replies) replies = Attribute(call, std::move(replies).error(), commands.front());
-  for (std::size_t i = 0; i < commands.size(); ++i)
-    state->commands.Count(commands[i].verb(), replies ? OutcomeOf((*replies)[i]) : replies.error().code());
-  state->commands.Observe(commands.front().verb(), Clock::System().Now() - begin);
-  co_return replies;
 }
 
-Task<Reply> Client::Run(Call& call, Command command) {
-  std::vector<Command> commands;
-  commands.push_back(std::move(command));
-  NOVA_CO_TRY(std::vector<Reply> replies, co_await Send(call, commands));
-  Reply& reply = replies.front();
-  if (reply.is_error()) co_return ToError(reply).WithContext("command=" + std::string(commands.front().verb()));
-  co_return std::move(reply);
+Task<Reply> Client::RunOne(Call& call, Command command, ProtectOptions options) {
+  const auto state = state_;
+  // A client that closes says nothing about Redis, so this comes before the policies.
+  const State::Admission admission(*state);
+  if (!admission) co_return Stopping();
+  Start();
+  const auto exchange = [&](Attempt& attempt) -> Task<Reply> {
+    NOVA_CO_TRY(std::vector<Reply> replies, co_await state->Send(attempt, {&command, 1}));
+    co_return Judge(std::move(replies.front()));
+  };
+  auto reply = co_await resilience::Protect(call, state->dependency, exchange, options);
+  state->commands.Count(command.verb(), reply ? OutcomeOf(*reply) : reply.error().code());
+  co_return Deliver(std::move(reply), command);
 }
+
+Task<Reply> Client::Run(Call& call, Command command) { return RunOne(call, std::move(command), {}); }
 
 Task<std::vector<Reply>> Client::RunAll(Call& call, std::vector<Command> commands) {
   if (commands.empty()) co_return std::vector<Reply>();
-  co_return co_await Send(call, commands);
+  const auto state = state_;
+  const State::Admission admission(*state);
+  if (!admission) co_return Stopping();
+  Start();
+  const auto exchange = [&](Attempt& attempt) { return state->Send(attempt, commands); };
+  auto replies = co_await resilience::Protect(call, state->dependency, exchange);
+  for (std::size_t i = 0; i < commands.size(); ++i)
+    state->commands.Count(commands[i].verb(), replies ? OutcomeOf((*replies)[i]) : replies.error().code());
+  co_return replies;
 }
 
 Task<Reply> Client::RunBlocking(Call& call, Command command, Duration block) {
   const auto state = state_;
   const State::Admission admission(*state);
   if (!admission) co_return Stopping();
-  Call limited(call, block + state->config.command_timeout);
-  auto reply = co_await state->Block(limited, command);
-  if (!reply) reply = Attribute(call, std::move(reply).error(), command);
+  // It leaves no orphan: when its call ends, so does its connection.
+  const auto exchange = [&](Attempt& attempt) -> Task<Reply> {
+    NOVA_CO_TRY(Reply reply, co_await state->Block(attempt.call(), command));
+    co_return Judge(std::move(reply));
+  };
+  auto reply = co_await resilience::Protect(call, state->dependency, exchange, {.patience = block});
   state->commands.Count(command.verb(), reply ? OutcomeOf(*reply) : reply.error().code());
-  if (reply && reply->is_error()) co_return ToError(*reply).WithContext("command=" + std::string(command.verb()));
-  co_return reply;
+  co_return Deliver(std::move(reply), command);
 }
 
 Task<void> Client::Ping(Call& call) {
-  NOVA_CO_TRY(co_await Run(call, Command("PING")));
+  NOVA_CO_TRY(co_await RunOne(call, Command("PING"), {.always = true}));
   co_return Ok();
 }
 

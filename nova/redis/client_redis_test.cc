@@ -9,6 +9,7 @@
 
 #include "nova/redis/client.h"
 #include "nova/redis/test_calls.h"
+#include "nova/redis/test_peer.h"
 #include "nova/tls/authority.h"
 #include "tests/redis_fixture.h"
 #include "tests/seed.h"
@@ -31,7 +32,10 @@ class ClientRedisTest : public ::testing::Test {
     if (client_) EXPECT_TRUE(client_->Close(kPlentyOfTime).ok());
   }
 
-  void MakeClient() { client_.emplace(runtime_, metrics_, config_); }
+  void MakeClient(const resilience::DependencyConfig& policies = NoPolicies()) {
+    dependency_.emplace(resilience::DependencyName("redis"), metrics_, policies);
+    client_.emplace(runtime_, metrics_, *dependency_, config_);
+  }
   std::future<Result<Reply>> Start(Command command, Duration timeout = kPlentyOfTime) {
     return calls_.Start<Reply>([this, command = std::move(command)](
                                    Call& call) -> Task<Reply> { co_return co_await client_->Run(call, command); },
@@ -50,7 +54,8 @@ class ClientRedisTest : public ::testing::Test {
   }
   // The first error of a client with these settings.
   Error Failure(const ClientConfig& config) {
-    Client client(runtime_, metrics_, config);
+    resilience::CacheDependency dependency("redis", metrics_, NoPolicies());
+    Client client(runtime_, metrics_, dependency, config);
     const auto reply =
         calls_
             .Start<Reply>([&](Call& call) -> Task<Reply> { co_return co_await client.Run(call, Command("ECHO", "x")); })
@@ -66,6 +71,7 @@ class ClientRedisTest : public ::testing::Test {
   ClientConfig config_;
   runtime::Runtime runtime_{{.threads = 3}};
   telemetry::Metrics metrics_;
+  std::optional<resilience::CacheDependency> dependency_;
   std::optional<Client> client_;
   Calls calls_{runtime_};
 };
@@ -188,6 +194,8 @@ TEST_F(ClientRedisTest, NoReplyIsShiftedInAStormOfCancellations) {
   EXPECT_GT(abandoned, 100) << "the storm was none";
   EXPECT_EQ(Reconnects(), 0);
   EXPECT_TRUE(EchoWorks());
+  EXPECT_TRUE(Eventually([&] { return dependency_->bulkhead().in_use() == 0; })) << "every place came back";
+  EXPECT_EQ(dependency_->bulkhead().orphaned(), 0);
 }
 
 TEST_F(ClientRedisTest, AServerThatStopsForAWhileShiftsNothing) {
@@ -208,7 +216,7 @@ TEST_F(ClientRedisTest, AServerThatStopsForAWhileShiftsNothing) {
 }
 
 TEST_F(ClientRedisTest, AServerThatStopsForLongIsLeftAndFoundAgain) {
-  config_.command_timeout = 300ms;
+  config_.reply_limit = 300ms;
   config_.connect_timeout = 200ms;
   MakeClient();
   ASSERT_TRUE(EchoWorks());
@@ -218,6 +226,76 @@ TEST_F(ClientRedisTest, AServerThatStopsForLongIsLeftAndFoundAgain) {
   EXPECT_TRUE(Eventually([&] { return CodeOf(Run(Command("ECHO", "x"))) == Code::kUnavailable; }));
   server_.Resume();
   EXPECT_TRUE(Eventually([&] { return EchoWorks(); }));
+}
+
+// Against a server that is stopped, and so keeps its connections and even takes new ones, as long as it likes.
+TEST_F(ClientRedisTest, AStoppedServerOpensTheBreakerAndIsFoundAgainByTheSameClient) {
+  constexpr auto kDeadline = 1s;
+  config_.reply_limit = 1s;
+  config_.reconnect_delay_max = ClientConfig().reconnect_delay_max;
+  auto policies = resilience::DependencyConfig::Default(resilience::Kind::kCache);
+  policies.timeout = 200ms;
+  policies.slow = 100ms;
+  MakeClient(policies);
+  resilience::Breaker& breaker = dependency_->breaker();
+  using State = resilience::Breaker::State;
+
+  ScriptedRedis healthy([](const ScriptedRedis::Command& command) { return std::optional(Bulk(command[1])); });
+  resilience::CacheDependency other_dependency("other", metrics_, policies);
+  ClientConfig other_config;
+  other_config.port = healthy.port();
+  other_config.tls = false;
+  Client other(runtime_, metrics_, other_dependency, other_config);
+  const auto other_works = [&] {
+    return calls_
+        .Start<Reply>([&](Call& call) -> Task<Reply> { co_return co_await other.Run(call, Command("ECHO", "x")); })
+        .get()
+        .ok();
+  };
+
+  ASSERT_TRUE(EchoWorks());
+  ASSERT_TRUE(Eventually([&] { return Connected() == config_.connections; }));
+  server_.Pause();
+  while (breaker.state() != State::kOpen) {
+    std::vector<std::future<Result<Reply>>> calls;
+    const SteadyTime begin = Clock::System().Now();
+    for (int i = 0; i < 10; ++i) calls.push_back(Start(Command("ECHO", i), kDeadline));
+    for (auto& call : calls) EXPECT_FALSE(call.get().ok());
+    ASSERT_LT(Clock::System().Now() - begin, kDeadline) << "the policy's limit is the smaller one";
+  }
+  EXPECT_GT(dependency_->bulkhead().orphaned(), 0);
+
+  const auto refused = [&] {
+    return MetricValue(metrics_, "nova_dependency_calls_total{dependency=\"redis\",outcome=\"open\"}");
+  };
+  const double before = refused();
+  const SteadyTime opened = Clock::System().Now();
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(CodeOf(Run(Command("ECHO", i))), Code::kUnavailable);
+  EXPECT_LT(Clock::System().Now() - opened, 500ms) << "100 calls that waited would take 20 s";
+  EXPECT_EQ(refused() - before, 100);
+  EXPECT_TRUE(other_works());
+
+  // Long enough for the connections to be given up, and for attempts to open others.
+  EXPECT_TRUE(Eventually([&] { return Connected() == 0; }));
+  EXPECT_TRUE(Eventually([&] { return dependency_->bulkhead().orphaned() == 0; }))
+      << "they ended with their connection";
+  // It may be back at any moment between two attempts and two probes.
+  std::mt19937 random(tests::TestSeed());
+  const SteadyTime until = Clock::System().Now() + std::chrono::milliseconds(random() % 1500);
+  while (Clock::System().Now() < until) EXPECT_FALSE(Run(Command("ECHO", "x")).ok());
+
+  server_.Resume();
+  const SteadyTime resumed = Clock::System().Now();
+  EXPECT_TRUE(Eventually([&] { return EchoWorks() && breaker.state() == State::kClosed; }));
+  const Duration recovery = Clock::System().Now() - resumed;
+  std::cout << "recovered after " << std::chrono::duration_cast<std::chrono::milliseconds>(recovery).count() << " ms\n";
+  EXPECT_LT(recovery, policies.breaker.open_time + 2s);
+  EXPECT_TRUE(Eventually([&] { return dependency_->bulkhead().in_use() == 0; }));
+
+  EXPECT_EQ(other_dependency.breaker().state(), State::kClosed);
+  EXPECT_TRUE(other_works());
+  EXPECT_TRUE(other.Close(kPlentyOfTime).ok());
+  EXPECT_EQ(other_dependency.bulkhead().in_use(), 0);
 }
 
 TEST_F(ClientRedisTest, AServerThatIsKilledFailsAllThatIsOnTheWayAndIsFoundAgain) {
@@ -299,7 +377,8 @@ TEST_F(ClientRedisTest, NoPasswordNamesTheSettings) {
   ClientConfig config = config_;
   config.user = "";
   config.password = {};
-  Client client(runtime_, metrics_, config);
+  resilience::CacheDependency dependency("redis", metrics_, NoPolicies());
+  Client client(runtime_, metrics_, dependency, config);
   const auto reply =
       calls_.Start<Reply>([&](Call& call) -> Task<Reply> { co_return co_await client.Run(call, Command("ECHO", "x")); })
           .get();

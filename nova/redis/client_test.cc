@@ -11,6 +11,7 @@ namespace nova::redis {
 namespace {
 
 using namespace std::chrono_literals;
+using resilience::Breaker;
 using runtime::Call;
 using runtime::Task;
 
@@ -23,10 +24,15 @@ class RedisClientTest : public ::testing::Test {
     config.connections = 1;
     // Nothing ends by itself unless a test says so.
     config.connect_timeout = kPlentyOfTime;
-    config.command_timeout = kPlentyOfTime;
+    config.reply_limit = kPlentyOfTime;
     return config;
   }
-  void MakeClient(const ClientConfig& config) { client_.emplace(runtime_, metrics_, config); }
+  // The clock is that of the policies.
+  void MakeClient(const ClientConfig& config, const resilience::DependencyConfig& policies = NoPolicies(),
+                  const Clock& clock = Clock::System()) {
+    dependency_.emplace(resilience::DependencyName("redis"), metrics_, policies, clock);
+    client_.emplace(runtime_, metrics_, *dependency_, config);
+  }
   void TearDown() override {
     if (client_) EXPECT_TRUE(client_->Close(kPlentyOfTime).ok());
   }
@@ -53,10 +59,22 @@ class RedisClientTest : public ::testing::Test {
         })
         .get();
   }
+  Result<void> Ping() {
+    return calls_.Start<void>([this](Call& call) -> Task<void> { co_return co_await client_->Ping(call); }).get();
+  }
   double Metric(const std::string& name) const { return MetricValue(metrics_, name); }
+  // "in_use" or "orphaned".
+  double Permits(const std::string& state) const {
+    return Metric("nova_bulkhead_permits{dependency=\"redis\",state=\"" + state + "\"}");
+  }
+  double Outcomes(const std::string& outcome) const {
+    return Metric("nova_dependency_calls_total{dependency=\"redis\",outcome=\"" + outcome + "\"}");
+  }
+  Breaker::State BreakerState() { return dependency_->breaker().state(); }
 
   runtime::Runtime runtime_{{.threads = 2}};
   telemetry::Metrics metrics_;
+  std::optional<resilience::CacheDependency> dependency_;
   std::optional<Client> client_;
   Calls calls_{runtime_};
 };
@@ -155,7 +173,7 @@ TEST_F(RedisClientTest, ACommandCancelledBeforeItWasSentIsNeverSent) {
   EXPECT_EQ(peer.commands()[0][0], "ECHO");
 }
 
-TEST_F(RedisClientTest, ASilentPeerIsLeftAtCommandTimeout) {
+TEST_F(RedisClientTest, ASilentPeerIsLeftAtReplyLimit) {
   Gate gate;
   std::atomic<int> received = 0;
   ScriptedRedis peer([&](const ScriptedRedis::Command& command) {
@@ -163,7 +181,7 @@ TEST_F(RedisClientTest, ASilentPeerIsLeftAtCommandTimeout) {
     return Echo(command);
   });
   ClientConfig config = To(peer.port());
-  config.command_timeout = 400ms;
+  config.reply_limit = 400ms;
   config.reconnect_delay_min = config.reconnect_delay_max = 1ms;
   MakeClient(config);
   EXPECT_EQ(CodeOf(Run(Command("ECHO", "gone"), 100ms)), Code::kDeadlineExceeded);
@@ -172,7 +190,7 @@ TEST_F(RedisClientTest, ASilentPeerIsLeftAtCommandTimeout) {
   EXPECT_LT(Clock::System().Now() - begin, 390ms) << "it is the first command's time that counts";
   ASSERT_FALSE(behind.ok());
   EXPECT_EQ(CodeOf(behind), Code::kUnavailable);
-  EXPECT_NE(DetailOf(behind).find("redis.command_timeout"), std::string::npos) << DetailOf(behind);
+  EXPECT_NE(DetailOf(behind).find("redis.reply_limit"), std::string::npos) << DetailOf(behind);
   // The thread of the old connection still waits, the new connection has its own.
   EXPECT_TRUE(Eventually([&] { return Run(Command("ECHO", "x")).ok(); }));
   EXPECT_EQ(peer.accepted(), 2);
@@ -180,20 +198,20 @@ TEST_F(RedisClientTest, ASilentPeerIsLeftAtCommandTimeout) {
   gate.Open();
 }
 
-TEST_F(RedisClientTest, ACommandThatRunsIntoItsOwnLimitSaysSo) {
+TEST_F(RedisClientTest, ACommandThatRunsIntoItsPolicysLimitSaysSo) {
   Gate gate;
   ScriptedRedis peer([&](const ScriptedRedis::Command& command) {
     gate.Pass();
     return Echo(command);
   });
   peer.HoldPing(&gate);
-  ClientConfig config = To(peer.port());
-  config.command_timeout = 50ms;
-  MakeClient(config);
+  auto policies = NoPolicies();
+  policies.timeout = 50ms;
+  MakeClient(To(peer.port()), policies);
   const auto reply = Run(Command("ECHO", "x"));
   ASSERT_FALSE(reply.ok());
   EXPECT_EQ(CodeOf(reply), Code::kDeadlineExceeded);
-  EXPECT_NE(DetailOf(reply).find("redis.command_timeout"), std::string::npos) << DetailOf(reply);
+  EXPECT_NE(DetailOf(reply).find("RESILIENCE_REDIS_TIMEOUT_MS"), std::string::npos) << DetailOf(reply);
   gate.Open();
 }
 
@@ -388,9 +406,9 @@ TEST_F(RedisClientTest, ABlockingCommandEndsSomeTimeAfterItsBlock) {
     gate.Pass();
     return Echo(command);
   });
-  ClientConfig config = To(peer.port());
-  config.command_timeout = 50ms;
-  MakeClient(config);
+  auto policies = NoPolicies();
+  policies.timeout = 50ms;
+  MakeClient(To(peer.port()), policies);
   const SteadyTime begin = Clock::System().Now();
   const auto reply = StartBlocking(Command("BLPOP", "q"), 100ms).get();
   EXPECT_GE(Clock::System().Now() - begin, 150ms);
@@ -468,6 +486,214 @@ TEST_F(RedisClientTest, CloseEndsAnAttemptToConnect) {
   EXPECT_LT(Clock::System().Now() - begin, 5s);
   EXPECT_EQ(CodeOf(call.get()), Code::kUnavailable);
   gate.Open();
+}
+
+// A command whose caller has gone keeps its place in the bulkhead until it has really ended, in whichever way.
+
+TEST_F(RedisClientTest, ACommandThatWasSentIsAnOrphanUntilItsReplyComes) {
+  Gate gate;
+  ScriptedRedis peer([&](const ScriptedRedis::Command& command) {
+    if (command[1] == "late") gate.Pass();
+    return Echo(command);
+  });
+  MakeClient(To(peer.port()));
+  ASSERT_TRUE(Run(Command("ECHO", "x")).ok());
+  EXPECT_EQ(CodeOf(Run(Command("ECHO", "late"), 100ms)), Code::kDeadlineExceeded);
+  EXPECT_EQ(Permits("orphaned"), 1);
+  EXPECT_EQ(Permits("in_use"), 1);
+  auto next = Start(Command("ECHO", "next"));
+  gate.Open();
+  EXPECT_EQ(TextOf(next.get()), "next");
+  EXPECT_EQ(Permits("orphaned"), 0);
+  EXPECT_EQ(Permits("in_use"), 0);
+  EXPECT_EQ(Outcomes("cancelled"), 1) << "it was the caller who had no more time";
+}
+
+TEST_F(RedisClientTest, ACommandWithoutReplyIsAnOrphanUntilItsConnectionIsClosed) {
+  Gate gate;
+  ScriptedRedis peer([&](const ScriptedRedis::Command& command) {
+    if (command[1] == "never") gate.Pass();
+    return Echo(command);
+  });
+  ClientConfig config = To(peer.port());
+  config.reply_limit = 1s;
+  config.reconnect_delay_min = config.reconnect_delay_max = 1ms;
+  MakeClient(config);
+  ASSERT_TRUE(Run(Command("ECHO", "x")).ok());
+  const SteadyTime begin = Clock::System().Now();
+  EXPECT_EQ(CodeOf(Run(Command("ECHO", "never"), 100ms)), Code::kDeadlineExceeded);
+  EXPECT_EQ(Permits("orphaned"), 1);
+  EXPECT_TRUE(Eventually([&] { return Permits("orphaned") == 0; }));
+  EXPECT_GE(Clock::System().Now() - begin, 1s);
+  EXPECT_EQ(Permits("in_use"), 0);
+  EXPECT_TRUE(Eventually([&] { return Run(Command("ECHO", "x")).ok(); }));
+  EXPECT_EQ(peer.accepted(), 2);
+  gate.Open();
+}
+
+TEST_F(RedisClientTest, ACommandInTheQueueIsAnOrphanUntilItIsDroppedUnsent) {
+  Gate gate;
+  ScriptedRedis peer([&](const ScriptedRedis::Command& command) {
+    if (command[0] == "STOP") gate.Pass();
+    return Echo(command);
+  });
+  MakeClient(To(peer.port()));
+  // More than the sockets hold: while the peer does not read, what comes behind it stays here.
+  auto large = calls_.Start<std::vector<Reply>>([&](Call& call) -> Task<std::vector<Reply>> {
+    std::vector<Command> commands = {Command("STOP"), Command("ECHO", std::string(16 << 20, 'x'))};
+    co_return co_await client_->RunAll(call, std::move(commands));
+  });
+  EXPECT_TRUE(Eventually([&] { return peer.commands().size() == 1; }));
+  EXPECT_EQ(CodeOf(Run(Command("SET", "k", "v"), 100ms)), Code::kDeadlineExceeded);
+  EXPECT_EQ(Permits("orphaned"), 1);
+  gate.Open();
+  EXPECT_TRUE(large.get().ok());
+  EXPECT_EQ(TextOf(Run(Command("ECHO", "next"))), "next");
+  EXPECT_EQ(Permits("orphaned"), 0);
+  for (const auto& command : peer.commands()) EXPECT_NE(command[0], "SET");
+}
+
+TEST_F(RedisClientTest, CloseEndsOrphans) {
+  Gate gate;
+  ScriptedRedis peer([&](const ScriptedRedis::Command& command) {
+    if (command[1] == "never") gate.Pass();
+    return Echo(command);
+  });
+  MakeClient(To(peer.port()));
+  ASSERT_TRUE(Run(Command("ECHO", "x")).ok());
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(Run(Command("ECHO", "never"), 50ms).ok());
+  EXPECT_EQ(Permits("orphaned"), 3);
+  EXPECT_TRUE(client_->Close(kPlentyOfTime).ok());
+  EXPECT_EQ(Permits("in_use"), 0);
+  gate.Open();
+}
+
+TEST_F(RedisClientTest, AFullBulkheadRefusesAtOnceAndOrphansFillIt) {
+  Gate gate;
+  ScriptedRedis peer([&](const ScriptedRedis::Command& command) {
+    if (command[1] == "late") gate.Pass();
+    return Echo(command);
+  });
+  auto policies = NoPolicies();
+  policies.calls_max = 2;
+  MakeClient(To(peer.port()), policies);
+  ASSERT_TRUE(Run(Command("ECHO", "x")).ok());
+  EXPECT_EQ(CodeOf(Run(Command("ECHO", "late"), 100ms)), Code::kDeadlineExceeded);
+  auto waiting = Start(Command("ECHO", "waiting"));
+  EXPECT_TRUE(Eventually([&] { return Permits("in_use") == 2; }));
+  const auto refused = Run(Command("ECHO", "y"));
+  EXPECT_EQ(CodeOf(refused), Code::kResourceExhausted);
+  EXPECT_NE(DetailOf(refused).find("RESILIENCE_REDIS_CALLS_MAX"), std::string::npos) << DetailOf(refused);
+  EXPECT_EQ(Outcomes("full"), 1);
+  gate.Open();
+  EXPECT_EQ(TextOf(waiting.get()), "waiting");
+  EXPECT_TRUE(Run(Command("ECHO", "z")).ok()) << "there is room again";
+}
+
+// A breaker that opens at the fifth failure among ten calls, and stays so until the test lets time pass.
+resilience::DependencyConfig QuickBreaker() {
+  auto policies = NoPolicies();
+  policies.breaker = {.window = resilience::BreakerConfig::Window::kCount,
+                      .window_calls = 10,
+                      .calls_min = 10,
+                      .failure_ratio = 0.5,
+                      .open_time = 10s,
+                      .probes = 3};
+  return policies;
+}
+
+std::optional<std::string> Complain(const ScriptedRedis::Command& command) {
+  if (command[0] == "ECHO") return Bulk(command[1]);
+  return "-" + command[0] + " for some reason\r\n";
+}
+
+TEST_F(RedisClientTest, OnlyThatItIsNotAvailableSpeaksAgainstRedis) {
+  ScriptedRedis peer(&Complain);
+  MakeClient(To(peer.port()), QuickBreaker());
+  for (const char* answer : {"WRONGTYPE", "ERR", "NOPERM", "WRONGPASS", "OOM", "NOGROUP"}) {
+    for (int i = 0; i < 10; ++i) EXPECT_FALSE(Run(Command(answer)).ok());
+    EXPECT_EQ(BreakerState(), Breaker::State::kClosed) << answer;
+  }
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(RunAll({Command("LOADING"), Command("READONLY")}).ok());
+  EXPECT_EQ(BreakerState(), Breaker::State::kClosed) << "errors among several replies are the caller's affair";
+  EXPECT_EQ(Outcomes("failed"), 0);
+  for (const char* failure : {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "BUSY"}) {
+    EXPECT_EQ(BreakerState(), Breaker::State::kClosed);
+    EXPECT_EQ(CodeOf(Run(Command(failure))), Code::kUnavailable);
+  }
+  EXPECT_EQ(BreakerState(), Breaker::State::kOpen);
+  EXPECT_EQ(Outcomes("failed"), 5);
+}
+
+TEST_F(RedisClientTest, APingPassesAnOpenBreakerAndClosesItOnceItIsHalfOpen) {
+  ScriptedRedis peer(&Complain);
+  FakeClock clock;
+  MakeClient(To(peer.port()), QuickBreaker(), clock);
+  for (int i = 0; i < 10; ++i) EXPECT_FALSE(Run(Command("LOADING")).ok());
+  ASSERT_EQ(BreakerState(), Breaker::State::kOpen);
+  const auto refused = Run(Command("ECHO", "x"));
+  EXPECT_EQ(CodeOf(refused), Code::kUnavailable);
+  EXPECT_NE(DetailOf(refused).find("breaker"), std::string::npos) << DetailOf(refused);
+  EXPECT_EQ(peer.commands().size(), 10U) << "it was not sent";
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(Ping().ok());
+  EXPECT_EQ(BreakerState(), Breaker::State::kOpen) << "it is not time for probes";
+  EXPECT_FALSE(Run(Command("ECHO", "x")).ok());
+
+  clock.Advance(12s);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_NE(BreakerState(), Breaker::State::kClosed);
+    EXPECT_TRUE(Ping().ok());
+  }
+  EXPECT_EQ(BreakerState(), Breaker::State::kClosed);
+  EXPECT_EQ(TextOf(Run(Command("ECHO", "x"))), "x");
+}
+
+TEST_F(RedisClientTest, ACommandThatBlocksByDesignIsNotSlow) {
+  Gate blocking;
+  Gate slow;
+  ScriptedRedis peer([&](const ScriptedRedis::Command& command) {
+    (command[0] == "BLPOP" ? blocking : slow).Pass();
+    return Echo(command);
+  });
+  auto policies = NoPolicies();
+  policies.slow = 100ms;
+  FakeClock clock;
+  MakeClient(To(peer.port()), policies, clock);
+  const auto slow_calls = [&] { return Metric("nova_dependency_slow_calls_total{dependency=\"redis\"}"); };
+
+  auto blocked = StartBlocking(Command("BLPOP", "q"), 10s);
+  EXPECT_TRUE(Eventually([&] { return peer.commands().size() == 1; }));
+  clock.Advance(10s + 99ms);
+  blocking.Open();
+  EXPECT_TRUE(blocked.get().ok());
+  EXPECT_EQ(slow_calls(), 0);
+
+  auto echo = Start(Command("ECHO", "x"));
+  EXPECT_TRUE(Eventually([&] { return peer.commands().size() == 2; }));
+  clock.Advance(101ms);
+  slow.Open();
+  EXPECT_TRUE(echo.get().ok());
+  EXPECT_EQ(slow_calls(), 1);
+}
+
+TEST_F(RedisClientTest, WithCacheTimeoutGivesTheSmallerLimit) {
+  auto policies = NoPolicies();
+  policies.timeout = 5s;
+  resilience::CacheDependency dependency("cache", metrics_, policies);
+  const auto remaining = [&](Duration granted) {
+    return ValueOf(calls_
+                       .Start<Duration>(
+                           [&](Call& call) {
+                             return WithCacheTimeout(call, dependency, [](Call& limited) -> Task<Duration> {
+                               co_return limited.Remaining();
+                             });
+                           },
+                           granted)
+                       .get());
+  };
+  EXPECT_LE(remaining(kPlentyOfTime), 5s);
+  EXPECT_GT(remaining(kPlentyOfTime), 2s);
+  EXPECT_LE(remaining(2s), 2s);
 }
 
 }  // namespace

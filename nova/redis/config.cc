@@ -27,8 +27,10 @@ void Bind(config::Config& config, ClientConfig& redis) {
       {.help = "bytes that one connection has not sent yet, at most", .min = 1024, .max = std::int64_t{1} << 30});
   config.Field("redis.connect_timeout", redis.connect_timeout,
                {.help = "one attempt to open a connection", .min = milliseconds(1), .max = seconds(60)});
-  config.Field("redis.command_timeout", redis.command_timeout,
-               {.help = "one command, the wait for a connection included", .min = milliseconds(1), .max = seconds(60)});
+  config.Field("redis.reply_limit", redis.reply_limit,
+               {.help = "a connection that leaves a command without reply for so long is closed",
+                .min = milliseconds(1),
+                .max = seconds(60)});
   config.Field(
       "redis.reconnect_delay_min", redis.reconnect_delay_min,
       {.help = "delay after the first failed attempt to connect, at most", .min = milliseconds(1), .max = seconds(60)});

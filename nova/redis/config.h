@@ -38,11 +38,15 @@ struct ClientConfig {
   std::int64_t queued_bytes_max = std::int64_t{64} << 20;
   // One attempt to open a connection: name, TCP, TLS, AUTH.
   std::chrono::milliseconds connect_timeout = std::chrono::seconds(2);
-  // One command, the wait for a connection included; a call with less time left narrows it. SPEC: cache 5 s.
-  std::chrono::milliseconds command_timeout = std::chrono::seconds(5);
-  // From a failed attempt to connect to the next: doubles from the first to the last, each with full jitter.
+  // How long a command that was sent may have no reply, whether its caller still waits or not: then its connection is
+  // closed, and all that is on it fails. It bounds what callers who left leave behind, and is no deadline: that is the
+  // timeout of the client's dependency (RESILIENCE_<NAME>_TIMEOUT_MS), for which a lower limit here leaves no room.
+  std::chrono::milliseconds reply_limit = std::chrono::seconds(5);
+  // From a failed attempt to connect to the next: doubles from the first to the last, each with full jitter. The last
+  // is how long a Redis that is back may go unnoticed, to which a circuit breaker that asked in vain adds its open
+  // time.
   std::chrono::milliseconds reconnect_delay_min = std::chrono::milliseconds(50);
-  std::chrono::milliseconds reconnect_delay_max = std::chrono::seconds(2);
+  std::chrono::milliseconds reconnect_delay_max = std::chrono::seconds(1);
   // A larger reply ends its connection. Each element of an array counts with the memory it takes.
   std::int64_t reply_bytes_max = std::int64_t{64} << 20;
 };

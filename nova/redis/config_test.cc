@@ -24,7 +24,7 @@ TEST(RedisConfig, DefaultsAreSafe) {
   const Bound bound = BindFrom({});
   ASSERT_TRUE(bound.finished.ok());
   EXPECT_TRUE(bound.redis.tls);
-  EXPECT_EQ(bound.redis.command_timeout, 5s);
+  EXPECT_EQ(bound.redis.reply_limit, 5s);
 }
 
 TEST(RedisConfig, ReadsTheEnvironment) {
@@ -39,7 +39,7 @@ TEST(RedisConfig, ReadsTheEnvironment) {
                                 {"NOVA_REDIS_BLOCKING_CONNECTIONS_MAX", "5"},
                                 {"NOVA_REDIS_PIPELINE_MAX", "17"},
                                 {"NOVA_REDIS_QUEUED_BYTES_MAX", "9000"},
-                                {"NOVA_REDIS_COMMAND_TIMEOUT", "1s"},
+                                {"NOVA_REDIS_REPLY_LIMIT", "1s"},
                                 {"NOVA_REDIS_REPLY_BYTES_MAX", "4096"}});
   ASSERT_TRUE(bound.finished.ok()) << bound.finished.error().ToString();
   EXPECT_EQ(bound.redis.host, "redis");
@@ -53,7 +53,7 @@ TEST(RedisConfig, ReadsTheEnvironment) {
   EXPECT_EQ(bound.redis.blocking_connections_max, 5);
   EXPECT_EQ(bound.redis.pipeline_max, 17);
   EXPECT_EQ(bound.redis.queued_bytes_max, 9000);
-  EXPECT_EQ(bound.redis.command_timeout, 1s);
+  EXPECT_EQ(bound.redis.reply_limit, 1s);
   EXPECT_EQ(bound.redis.reply_bytes_max, 4096);
 }
 

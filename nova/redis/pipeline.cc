@@ -161,12 +161,12 @@ void Pipeline::Break(Error why) {
 void Pipeline::WatchOldest() {
   if (watching_ || broken_ || sent_.empty()) return;
   watching_ = true;
-  watch_.expires_at(sent_.front().when + config_.command_timeout);
+  watch_.expires_at(sent_.front().when + config_.reply_limit);
   watch_.async_wait([self = shared_from_this()](const boost::system::error_code&) {
     self->watching_ = false;
     if (self->broken_ || self->sent_.empty()) return;
-    if (self->sent_.front().when + self->config_.command_timeout <= Clock::System().Now()) {
-      self->Break(RedisUnavailable("Redis did not answer a command within redis.command_timeout"));
+    if (self->sent_.front().when + self->config_.reply_limit <= Clock::System().Now()) {
+      self->Break(RedisUnavailable("Redis did not answer a command within redis.reply_limit"));
       return;
     }
     self->WatchOldest();

@@ -18,6 +18,7 @@
 #include "nova/redis/config.h"
 #include "nova/redis/connection.h"
 #include "nova/redis/reply.h"
+#include "nova/resilience/bulkhead.h"
 #include "nova/runtime/call.h"
 #include "nova/runtime/one_shot.h"
 #include "nova/runtime/task.h"
@@ -34,6 +35,9 @@ struct Batch {
   runtime::OneShot<std::vector<Reply>> done;
   // Set when the caller has gone: what was not sent need not be.
   std::atomic<bool> abandoned = false;
+  // The caller's place in the bulkhead, left here when it goes. The work ends with the batch: whoever lets go of it
+  // last, the caller or the pipeline, gives the place back. So nobody but the caller touches it, and it needs no lock.
+  resilience::Bulkhead::Permit permit;
 
   // The pipeline's.
   std::vector<Reply> replies;
@@ -70,7 +74,7 @@ class Pipeline : public std::enable_shared_from_this<Pipeline> {
   void Deliver(Reply reply);
   // Ends the connection and everything on it; the first reason stays.
   void Break(Error why);
-  // Ends the connection when the oldest command has had no reply for command_timeout.
+  // Ends the connection when the oldest command has had no reply for reply_limit.
   void WatchOldest();
 
   // Constant after construction.

@@ -5,11 +5,13 @@
 #include <functional>
 #include <future>
 #include <gtest/gtest.h>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "nova/redis/reply.h"
+#include "nova/resilience/dependency.h"
 #include "nova/runtime/runtime.h"
 #include "nova/runtime/scope.h"
 #include "nova/telemetry/metrics.h"
@@ -21,6 +23,15 @@ using tests::Eventually;
 
 // No test waits longer than this for anything.
 inline constexpr std::chrono::seconds kPlentyOfTime{30};
+
+// Policies that stay out of the way: by them nothing ends, is refused or is slow, unless a test says so.
+inline resilience::DependencyConfig NoPolicies() {
+  auto config = resilience::DependencyConfig::Default(resilience::Kind::kCache);
+  config.timeout = config.slow = kPlentyOfTime;
+  config.calls_max = 100'000;
+  config.breaker.calls_min = std::numeric_limits<int>::max();
+  return config;
+}
 
 class Calls {
  public:

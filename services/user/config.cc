@@ -12,8 +12,6 @@ void Bind(config::Config& config, UserConfig& user) {
                 .max = seconds(3600)});
   config.Field("user.cache_negative_ttl", user.cache_negative_ttl,
                {.help = "how long an unknown user stays unknown", .min = milliseconds(100), .max = seconds(60)});
-  config.Field("user.cache_timeout", user.cache_timeout,
-               {.help = "how long a call waits for the cache", .min = milliseconds(10), .max = seconds(5)});
 }
 
 }  // namespace nova::user

@@ -13,8 +13,6 @@ struct UserConfig {
   std::chrono::milliseconds cache_ttl = std::chrono::seconds(60);
   // How long it keeps that there is no such user: also how late a new user may appear to those who asked too early.
   std::chrono::milliseconds cache_negative_ttl = std::chrono::seconds(1);
-  // How long a call waits for the cache before it turns to the database.
-  std::chrono::milliseconds cache_timeout = std::chrono::milliseconds(100);
 };
 
 void Bind(config::Config& config, UserConfig& user);

@@ -49,7 +49,8 @@ class EventsTest : public UserTest {
   int published_ = 0;
   tests::EventProducer identity_{runtime_, "identity"};
   runtime::Scope scope_{runtime_};
-  redis::Client redis_{runtime_, metrics_, tests::RedisFixture::Instance().Client(kName)};
+  resilience::CacheDependency streams_{"redis", metrics_};
+  redis::Client redis_{runtime_, metrics_, streams_, tests::RedisFixture::Instance().Client(kName)};
   events::Consumer consumer_{
       outbox_,
       pool_,

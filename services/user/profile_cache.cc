@@ -28,7 +28,6 @@ redis::CacheConfig ConfigOf(std::string name, std::string prefix, const UserConf
   config.prefix = std::move(prefix);
   config.ttl = user.cache_ttl;
   config.negative_ttl = user.cache_negative_ttl;
-  config.redis_timeout = user.cache_timeout;
   return config;
 }
 

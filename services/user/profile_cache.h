@@ -28,7 +28,8 @@ std::optional<User> Decode(std::string_view text);
 // error of Redis, without which everything comes from the store. Users that were deleted are not found.
 class ProfileCache {
  public:
-  // All references must outlive it.
+  // All references must outlive it. A call waits for Redis as long as the client's dependency grants, before it turns
+  // to the database: so that should be one of its own, with a short timeout.
   ProfileCache(runtime::Runtime& runtime, telemetry::Metrics& metrics, redis::Client& redis, Store& store,
                const UserConfig& config);
 
@@ -39,8 +40,8 @@ class ProfileCache {
   runtime::Task<std::optional<User>> FindByUsername(runtime::Call& call, std::string username);
 
   // To be called after every commit that changed, or may have changed, the user; `username` if that went. Goes on when
-  // the call has ended, for cache_timeout at most with each of the two. If Redis does not take it, readers may see the
-  // old profile until its TTL; there is nothing a caller could do about it.
+  // the call has ended, for the timeout of the client's dependency at most with each of the two. If Redis does not take
+  // it, readers may see the old profile until its TTL; there is nothing a caller could do about it.
   runtime::Awaitable<void> Forget(runtime::Call& call, Uuid id, std::optional<std::string> username = std::nullopt);
 
   // Ends the loads that run; before its end. Blocks for `limit` at most. Errors: DEADLINE_EXCEEDED.

@@ -1,13 +1,15 @@
-// Client: calls to one peer service. Every call has a deadline (the earliest of the caller's, the method's and, unless
-// it is a stream, the client's), carries the trace, is counted, and ends when its caller's call ends: cancellation
-// reaches the peer.
+// Client: calls to one peer service. Every call goes through resilience::Protect: it has a deadline (the earliest of
+// the caller's, the method's and, unless it is a stream, the dependency's), is tried again if its method may be
+// repeated and the budgets allow it, and is refused while the peer is known to be down. Each try carries the trace and
+// is counted. A call ends when its caller's call ends: cancellation reaches the peer.
 //
-//   Client identity(metrics, {.principal = "identity", .target = "identity:9080"}, channel_identity);
+//   resilience::PeerDependency peer("identity", metrics, config);
+//   Client identity(metrics, peer, {.principal = "identity", .target = "identity:9080"}, channel_identity);
 //   NOVA_CO_TRY(auto reply, co_await identity.Invoke(call, IdentityServiceMethods::kVerifyToken, request));
 #pragma once
 
 #include <atomic>
-#include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -15,6 +17,7 @@
 #include <string>
 
 #include "nova/base/secret.h"
+#include "nova/resilience/dependency.h"
 #include "nova/rpc/client_stack.h"
 #include "nova/rpc/codec.h"
 #include "nova/rpc/stream.h"
@@ -28,8 +31,6 @@ struct ClientConfig {
   std::string principal;
   // host:port
   std::string target;
-  // Longest one call may take, whatever its caller would grant. SPEC: gRPC 10 s.
-  std::chrono::milliseconds timeout = std::chrono::seconds(10);
   int message_bytes_max = 4 * 1024 * 1024;
   // Give this client a connection of its own instead of sharing one per process and target.
   bool own_connection = false;
@@ -77,30 +78,36 @@ class ClientStream {
 // Thread-safe. Destroy it after the calls that use it have ended, before the runtime, and not on one of gRPC's threads.
 class Client {
  public:
-  Client(telemetry::Metrics& metrics, ClientConfig config, const tls::ChannelIdentity& identity);
+  // `metrics` and `peer` outlive it. Several clients of one peer share its dependency.
+  Client(telemetry::Metrics& metrics, resilience::PeerDependency& peer, ClientConfig config,
+         const tls::ChannelIdentity& identity);
   ~Client();
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // Returns the peer's answer. Errors: the peer's status; UNAVAILABLE if it cannot be reached or is not who it should
-  // be; DEADLINE_EXCEEDED; why the call ended. Cancellation: the peer's handler is told.
+  // Returns the peer's answer. Errors: the peer's status; UNAVAILABLE if it cannot be reached, is not who it should be,
+  // or its breaker is open; RESOURCE_EXHAUSTED if the bulkhead is full; DEADLINE_EXCEEDED; why the call ended.
+  // Cancellation: the peer's handler is told, and the bulkhead's permit is back when gRPC has reported the end.
   template <class Request, class Response>
   runtime::Task<Response> Invoke(runtime::Call& call, UnaryMethod<Request, Response> method, const Request& request,
                                  InvokeOptions options = {}) {
     grpc::ByteBuffer bytes;
     NOVA_CO_TRY(Encode(request, bytes));
-    NOVA_CO_TRY(const auto answer, co_await InvokeRaw(call, method.service, method.name, bytes, options));
+    NOVA_CO_TRY(const auto answer,
+                co_await InvokeRaw(call, {method.service, method.name, method.path}, bytes, options));
     Response response;
     if (!Decode(answer, response)) co_return Internal("the peer's answer could not be read", method.path);
     co_return response;
   }
 
-  // Opens a stream of any kind; for a server stream write one request, then WritesDone. `call` must outlive it.
+  // Opens a stream of any kind; for a server stream write one request, then WritesDone. `call` must outlive it. It is
+  // never opened a second time by itself. Its permit of the bulkhead is back when gRPC has reported the stream's end.
+  // Errors: UNAVAILABLE if the peer's breaker is open; RESOURCE_EXHAUSTED if the bulkhead is full; why the call ended.
   template <MethodKind Kind, class Request, class Response>
     requires(Kind != MethodKind::kUnary)
   Result<ClientStream<Request, Response>> Open(runtime::Call& call, Method<Kind, Request, Response> method,
                                                InvokeOptions options = {}) {
-    NOVA_TRY(auto raw, OpenRaw(call, method.service, method.name, options));
+    NOVA_TRY(auto raw, OpenRaw(call, {method.service, method.name, method.path}, options));
     return ClientStream<Request, Response>(std::move(raw));
   }
 
@@ -108,21 +115,30 @@ class Client {
   struct Grpc;
   class StreamClientCall;
 
-  runtime::Task<grpc::ByteBuffer> InvokeRaw(runtime::Call& call, const char* service, const char* method,
-                                            grpc::ByteBuffer request, InvokeOptions options);
-  Result<std::shared_ptr<RawClientStream>> OpenRaw(runtime::Call& call, const char* service, const char* method,
-                                                   InvokeOptions options);
-  Result<const MethodPolicy*> Policy(const char* service, const char* method);
+  // Method<> without its types.
+  struct MethodName {
+    const char* service;
+    const char* name;
+    const char* path;
+  };
+
+  runtime::Task<grpc::ByteBuffer> InvokeRaw(runtime::Call& call, MethodName method, grpc::ByteBuffer request,
+                                            InvokeOptions options);
+  runtime::Task<grpc::ByteBuffer> Try(resilience::Attempt& attempt, const MethodPolicy& method,
+                                      const grpc::ByteBuffer& request, InvokeOptions options);
+  Result<std::shared_ptr<RawClientStream>> OpenRaw(runtime::Call& call, MethodName method, InvokeOptions options);
+  Result<const MethodPolicy*> Policy(MethodName method);
   Result<void> Prepare(Outgoing& outgoing);
   void Finished(const Outgoing& outgoing, const Result<void>& outcome);
 
+  resilience::PeerDependency& peer_;
   const ClientConfig config_;
+  std::mutex mutex_;
+  std::map<std::string, MethodPolicy, std::less<>> policies_;  // by path; guarded by mutex_; entries never move
   const ClientStack stack_;
   std::unique_ptr<Grpc> grpc_;
   // Streams that gRPC has not reported the end of.
   const std::shared_ptr<std::atomic<int>> streams_ = std::make_shared<std::atomic<int>>(0);
-  std::mutex mutex_;
-  std::map<std::pair<std::string, std::string>, MethodPolicy> policies_;  // guarded by mutex_; entries never move
 };
 
 }  // namespace nova::rpc

@@ -8,12 +8,14 @@
 
 #include "api/rpc/v1/method.h"
 #include "nova/base/result.h"
+#include "nova/resilience/limiter.h"
+#include "nova/resilience/retry.h"
 
 namespace nova::rpc {
 
-enum class Idempotency { kSafe, kKeyed, kNone };
+using resilience::Idempotency;
+using resilience::Priority;
 enum class CallerRule { kNone, kRequired, kOptional };
-enum class Priority { kCritical = 1, kHigh = 2, kNormal = 3, kLow = 4 };
 
 struct MethodPolicy {
   std::string service;  // "nova.identity.v2.IdentityService"

@@ -146,12 +146,11 @@ class RpcTest : public ::testing::Test {
   }
 
   std::unique_ptr<Client> MakeClient(const std::string& as, const std::string& expect = "echo") {
-    return std::make_unique<Client>(metrics_,
-                                    ClientConfig{.principal = expect,
-                                                 .target = "127.0.0.1:" + std::to_string(server_->port()),
-                                                 .timeout = hours(1),
-                                                 .own_connection = true},
-                                    Mtls().ChannelIdentity(as));
+    return std::make_unique<Client>(
+        metrics_, peer_,
+        ClientConfig{
+            .principal = expect, .target = "127.0.0.1:" + std::to_string(server_->port()), .own_connection = true},
+        Mtls().ChannelIdentity(as));
   }
 
   template <class Method>
@@ -159,6 +158,13 @@ class RpcTest : public ::testing::Test {
                               InvokeOptions options = {}) {
     return runtime_.RunBlocking<EchoResponse>(
         timeout, [&](Call& call) { return client.Invoke(call, method, request, options); });
+  }
+
+  // What the dependency limits is tested by retry_test.cc; here the methods do.
+  static resilience::DependencyConfig Patient() {
+    resilience::DependencyConfig config = resilience::ForProbes(resilience::Kind::kPeer);
+    config.timeout = hours(1);
+    return config;
   }
 
   // A refused or cancelled call must not leave its handler behind.
@@ -174,6 +180,7 @@ class RpcTest : public ::testing::Test {
   ServerConfig config_;
   Seen seen_;
   telemetry::Metrics metrics_;
+  resilience::PeerDependency peer_{"echo", metrics_, Patient()};
   runtime::Runtime runtime_;
   std::optional<Server> server_;
   std::unique_ptr<Client> gateway_;
@@ -522,7 +529,7 @@ TEST_F(RpcTest, StopCancelsWhatDoesNotEndWithinTheLimit) {
   Seen seen;
   hasty.Add(MakeEcho(seen));
   ASSERT_TRUE(hasty.Start().ok());
-  Client client(metrics_,
+  Client client(metrics_, peer_,
                 {.principal = "echo", .target = "127.0.0.1:" + std::to_string(hasty.port()), .own_connection = true},
                 Mtls().ChannelIdentity("gateway"));
   auto running =

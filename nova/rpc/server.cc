@@ -59,6 +59,7 @@ void Bind(config::Config& config, ServerConfig& server) {
                {.help = "memory for messages on their way, over all connections", .min = 16 * 1024 * 1024});
   config.Field("grpc.drain_limit", server.drain_limit,
                {.help = "time running calls get at shutdown", .min = seconds(0), .max = seconds(300)});
+  resilience::Bind(config, server.overload);
 }
 
 // One call. Two parties hold it: gRPC, from the reactor's making until OnDone, and the strand's work. The members are
@@ -341,6 +342,7 @@ Server::~Server() { Stop(); }
 void Server::Add(Service service) { services_.push_back(std::move(service)); }
 
 Result<void> Server::Start() {
+  NOVA_TRY(resilience::Validate(config_.overload));
   std::vector<const RawHandler*> handlers;
   for (const Service& service : services_) {
     NOVA_TRY(const auto names, MethodNames(service.name()));
@@ -356,7 +358,7 @@ Result<void> Server::Start() {
       handlers.push_back(&handler->second);
     }
   }
-  stack_ = MakeServerStack(metrics_, methods_, security_.stack);
+  stack_ = MakeServerStack(metrics_, methods_, security_.stack, config_.overload);
   for (std::size_t i = 0; i < methods_.size(); ++i)
     endpoints_.push_back(std::make_unique<Endpoint>(*this, i, *handlers[i]));
 

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "nova/config/config.h"
+#include "nova/resilience/limiter.h"
 #include "nova/rpc/server_stack.h"
 #include "nova/rpc/service.h"
 #include "nova/runtime/runtime.h"
@@ -43,6 +44,8 @@ struct ServerConfig {
   std::int64_t buffer_bytes_max = std::int64_t{256} * 1024 * 1024;
   // How long calls may go on after Stop() was asked for.
   std::chrono::milliseconds drain_limit = std::chrono::seconds(10);
+  // How much it works on at once, and when it sheds.
+  resilience::LimiterConfig overload;
 };
 
 void Bind(config::Config& config, ServerConfig& server);
@@ -64,7 +67,7 @@ class Server {
   void Add(Service service);
 
   // Errors: FAILED_PRECONDITION naming a method without handler or declaration; INVALID_ARGUMENT naming a port that
-  // is taken.
+  // is taken, or a setting that is wrong.
   Result<void> Start();
   // The port that was bound; 0 before Start().
   int port() const { return port_; }

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <grpcpp/server_context.h>
 
+#include "nova/rpc/retry_headers.h"
 #include "nova/telemetry/log.h"
 #include "nova/tls/peer.h"
 
@@ -90,6 +92,75 @@ class TelemetryLayer final : public ServerLayer {
   std::vector<PerMethod> methods_;
 };
 
+// Sheds what the server cannot do in time. Streams are neither limited nor measured: they last as long as their caller
+// wants. Nor are the services of gRPC itself: health answers under any load, as it takes no longer than a refusal.
+class OverloadLayer final : public ServerLayer {
+ public:
+  OverloadLayer(telemetry::Metrics& metrics, const std::vector<MethodPolicy>& methods,
+                const resilience::LimiterConfig& config)
+      : limiter_(config, methods.size()),
+        limit_(metrics.Gauge("nova_overload_limit", "Unary calls that are let in at once.")),
+        in_flight_(metrics.Gauge("nova_overload_in_flight", "Unary calls under way, of those that are limited.")),
+        stretch_(metrics.Gauge("nova_overload_stretch",
+                               "What calls take, as a share of what they may; above 1 the limit is cut.")) {
+    for (int i = 0; i < resilience::kPriorityCount; ++i) {
+      shed_[static_cast<std::size_t>(i)] =
+          &metrics.Counter("nova_overload_shed_total", "Calls refused because the server was at its limit.",
+                           {{"priority", resilience::PriorityName(static_cast<Priority>(i + 1))}});
+    }
+    limit_.Set(limiter_.limit());
+  }
+
+  Result<void> Admit(Incoming& incoming) override {
+    const MethodPolicy& method = incoming.method;
+    if (method.kind != MethodKind::kUnary || method.service.starts_with("grpc.")) return Ok();
+    incoming.in_flight = limiter_.TryAcquire(method.priority);
+    if (incoming.in_flight == 0) return Shed(incoming);
+    in_flight_.Increment();
+    return Ok();
+  }
+
+  void Finished(const Incoming& incoming, const Result<void>& outcome) override {
+    if (incoming.in_flight == 0) return;
+    limiter_.Release({.method = incoming.method_index,
+                      .in_flight = incoming.in_flight,
+                      .arrival = incoming.arrival,
+                      .success = outcome.ok()},
+                     Clock::System().Now());
+    in_flight_.Decrement();
+    limit_.Set(limiter_.limit());
+    stretch_.Set(limiter_.stretch());
+  }
+
+ private:
+  // One line for all that is shed meanwhile.
+  static constexpr std::chrono::seconds kLogPeriod{10};
+
+  Error Shed(const Incoming& incoming) {
+    shed_[static_cast<std::size_t>(incoming.method.priority) - 1]->Increment();
+    // gRPC's own name for it, which its clients heed as ours do.
+    incoming.context.AddTrailingMetadata(kRetryPushBackHeader, std::to_string(limiter_.PushBack().count()));
+    const std::int64_t shed = shed_since_log_.fetch_add(1, std::memory_order_relaxed) + 1;
+    SteadyTime next = next_log_.load(std::memory_order_relaxed);
+    if (incoming.arrival >= next && next_log_.compare_exchange_strong(next, incoming.arrival + kLogPeriod)) {
+      shed_since_log_.fetch_sub(shed, std::memory_order_relaxed);
+      telemetry::LogWarn("overloaded: calls are shed", {{"calls", shed},
+                                                        {"limit", limiter_.limit()},
+                                                        {"stretch", limiter_.stretch()},
+                                                        {"method", incoming.method.path}});
+    }
+    return ResourceExhausted("the service is overloaded; try again later");
+  }
+
+  resilience::Limiter limiter_;
+  prometheus::Gauge& limit_;
+  prometheus::Gauge& in_flight_;
+  prometheus::Gauge& stretch_;
+  std::array<prometheus::Counter*, resilience::kPriorityCount> shed_{};
+  std::atomic<std::int64_t> shed_since_log_ = 0;
+  std::atomic<SteadyTime> next_log_ = SteadyTime::min();
+};
+
 class TraceLayer final : public ServerLayer {
  public:
   Result<void> Admit(Incoming& incoming) override {
@@ -138,6 +209,25 @@ class DeadlineLayer final : public ServerLayer {
   }
 };
 
+class RetryLayer final : public ServerLayer {
+ public:
+  Result<void> Admit(Incoming& incoming) override {
+    incoming.retries.left = kRetriesPerRequest;
+    // A header that says nothing leaves nothing: whoever sent it counts retries, and here they would be lost count of.
+    if (const auto said = Header(incoming, kRetriesLeftHeader); !said.empty())
+      incoming.retries.left = std::clamp(ParseNumber<int>(said).value_or(0), 0, kRetriesPerRequest);
+    incoming.options.retries = &incoming.retries;
+    return Ok();
+  }
+
+  void Finished(const Incoming& incoming, const Result<void>& outcome) override {
+    const runtime::RetryAllowance& retries = incoming.retries;
+    if (retries.used > 0) incoming.context.AddTrailingMetadata(kRetriesUsedHeader, std::to_string(retries.used));
+    // What was given up here is not tried again above, where another try costs a whole chain of calls.
+    if (!outcome && retries.spent) incoming.context.AddTrailingMetadata(kRetryPushBackHeader, "-1");
+  }
+};
+
 class CallerLayer final : public ServerLayer {
  public:
   explicit CallerLayer(TokenVerifier verify) : verify_(std::move(verify)) {}
@@ -162,16 +252,20 @@ class CallerLayer final : public ServerLayer {
 }  // namespace
 
 ServerStack MakeServerStack(telemetry::Metrics& metrics, const std::vector<MethodPolicy>& methods,
-                            const ServerStackConfig& config) {
+                            const ServerStackConfig& config, const resilience::LimiterConfig& overload) {
   ServerStack stack;
   // Outermost: also counts what the layers below refuse.
   stack.push_back(std::make_unique<TelemetryLayer>(metrics, methods));
+  // Before anything that costs: what is shed must stay cheap. It reads nothing that the peer sent but the method.
+  stack.push_back(std::make_unique<OverloadLayer>(metrics, methods, overload));
   // Before anything that logs, so that a refusal carries its trace.
   stack.push_back(std::make_unique<TraceLayer>());
   // Default deny by the peer's certificate, before any other header of that peer is trusted.
   stack.push_back(std::make_unique<PeerLayer>(metrics, config.authorize_peers));
   // A call that is already late costs nothing more.
   stack.push_back(std::make_unique<DeadlineLayer>());
+  // The request's allowance of retries; from a peer that may be believed.
+  stack.push_back(std::make_unique<RetryLayer>());
   // Innermost, because verifying a signature is the most expensive decision here.
   stack.push_back(std::make_unique<CallerLayer>(config.verify_token));
   return stack;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "nova/base/clock.h"
+#include "nova/resilience/limiter.h"
 #include "nova/rpc/policy.h"
 #include "nova/runtime/call.h"
 #include "nova/telemetry/metrics.h"
@@ -28,6 +29,10 @@ struct Incoming {
 
   runtime::CallOptions options;
   std::optional<runtime::Caller> caller;
+  // Calls under way when the limiter let this one in; 0: it holds no place there.
+  int in_flight = 0;
+  // Of this request; the handler's Call refers to it.
+  runtime::RetryAllowance retries = {};
 };
 
 class ServerLayer {
@@ -54,8 +59,8 @@ struct ServerStackConfig {
 
 using ServerStack = std::vector<std::unique_ptr<ServerLayer>>;
 
-// `methods` must outlive the stack.
+// `methods` must outlive the stack. Precondition: Validate(overload) is OK.
 ServerStack MakeServerStack(telemetry::Metrics& metrics, const std::vector<MethodPolicy>& methods,
-                            const ServerStackConfig& config);
+                            const ServerStackConfig& config, const resilience::LimiterConfig& overload);
 
 }  // namespace nova::rpc

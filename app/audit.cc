@@ -5,8 +5,12 @@
 #include <unistd.h>
 
 #include "app/command.h"
+#include "app/modules.h"
 #include "app/stack_access.h"
+#include "local/redis_server.h"
+#include "local/state.h"
 #include "nova/runtime/runtime.h"
+#include "nova/runtime/stop_signals.h"
 #include "nova/telemetry/log.h"
 
 namespace nova::app {
@@ -14,6 +18,7 @@ namespace {
 
 constexpr char kAudit[] = "audit";  // the principal, and the database role of the same name
 constexpr char kConsole[] = "pgbouncer";
+constexpr char kUser[] = "operator";  // may register a user, and act as one
 
 class AuditVerb final : public Verb {
  public:
@@ -32,12 +37,22 @@ class AuditVerb final : public Verb {
     for (const config::ServiceSpec& spec : audit_.topology.services) {
       audit_.services.push_back({.name = spec.name,
                                  .grpc_target = access_.Target(spec.name),
-                                 .admin_target = "127.0.0.1:" + std::to_string(spec.admin_port)});
+                                 .admin_target = "127.0.0.1:" + std::to_string(spec.admin_port),
+                                 .dependencies = DependenciesOf(spec.name)});
     }
     const std::string& database = audit_.topology.services.front().database;
     NOVA_TRY(audit_.pooled, access_.PooledDatabase(database, kAudit));
     NOVA_TRY(audit_.direct, access_.DirectDatabase(database, kAudit));
     NOVA_TRY(audit_.pgbouncer_admin, access_.PooledDatabase(kConsole, kAudit));
+
+    NOVA_TRY(AddFaultTargets());
+    if (isatty(STDERR_FILENO) != 0)
+      audit_.progress = [](std::string_view what) {
+        std::fprintf(stderr, "  %.*s\n", static_cast<int>(what.size()), what.data());
+      };
+    // A Ctrl-C ends the audit, not what it has to put back.
+    const runtime::StopSignals stop;
+    audit_.interrupted = [&stop] { return stop.received(); };
 
     runtime::Runtime runtime;
     NOVA_TRY(const auto rows, audit::Run(runtime, audit_));
@@ -46,6 +61,40 @@ class AuditVerb final : public Verb {
   }
 
  private:
+  static std::vector<std::string> DependenciesOf(std::string_view service) {
+    const ModuleEntry* const module = FindModule(service);
+    if (module == nullptr) return {};
+    std::vector<std::string> names(module->hard.begin(), module->hard.end());
+    names.insert(names.end(), module->soft.begin(), module->soft.end());
+    return names;
+  }
+
+  // Whom the faults may stop, and the users that they are watched with.
+  Result<void> AddFaultTargets() {
+    const local::Layout& layout = access_.layout();
+    const auto leaf = layout.certificate(kUser);
+    audit_.user_identity = {
+        .server_ca_path = leaf / "ca.crt", .certificate_path = leaf / "tls.crt", .key_path = leaf / "tls.key"};
+    audit_.redis.port = audit_.topology.redis_port;
+    audit_.redis.user = kAudit;
+    audit_.redis.ca_path = leaf / "ca.crt";
+    audit_.redis.server_name = tls::ServiceDnsName(local::kRedisPrincipal);
+    NOVA_TRY(auto password, local::ReadFile(layout.redis_password(kAudit)));
+    audit_.redis.password = Secret<>(std::move(password));
+    // Without a state there is nobody to stop, and the rows will say so.
+    const auto state = local::ReadState(layout);
+    if (!state) return Ok();
+    for (const local::ComponentState& component : state->components) {
+      if (component.pid == 0) continue;
+      const auto folder = component.name == "postgres"    ? layout.cluster()
+                          : component.name == "pgbouncer" ? layout.pooler()
+                          : component.name == "redis"     ? layout.redis()
+                                                          : layout.service(component.name);
+      audit_.processes.push_back({.name = component.name, .pid = component.pid, .folder = folder});
+    }
+    return Ok();
+  }
+
   audit::AuditConfig audit_;
   StackAccess access_{kAudit};
 };

@@ -56,8 +56,10 @@ Result<ExitCode> DemoVerb::Run() {
   if (identity_target_.empty()) identity_target_ = access_.Target("identity");
   if (user_target_.empty()) user_target_ = access_.Target("user");
   NOVA_TRY(const auto me, access_.Identity(metrics_));
-  rpc::Client identity(metrics_, {.principal = "identity", .target = identity_target_}, me);
-  rpc::Client user(metrics_, {.principal = "user", .target = user_target_}, me);
+  resilience::PeerDependency identity_peer("identity", metrics_);
+  resilience::PeerDependency user_peer("user", metrics_);
+  rpc::Client identity(metrics_, identity_peer, {.principal = "identity", .target = identity_target_}, me);
+  rpc::Client user(metrics_, user_peer, {.principal = "user", .target = user_target_}, me);
   runtime::Runtime runtime;
   Stage stage([this](const Step& step) { Print(step); });
   const auto outcome = runtime.RunBlocking<void>(

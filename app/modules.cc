@@ -28,7 +28,7 @@ using runtime::Task;
 
 class IdentityModule final : public ServiceModule {
  public:
-  IdentityModule() : ServiceModule("identity", Tokens::kOwn) {}
+  IdentityModule() : ServiceModule("identity", {.tokens = Tokens::kOwn}) {}
 
   rpc::TokenVerifier TokenVerifier() override {
     return [this](std::string_view token) -> Result<runtime::Caller> {
@@ -79,7 +79,7 @@ class IdentityModule final : public ServiceModule {
 
 class UserModule final : public ServiceModule {
  public:
-  UserModule() : ServiceModule("user") {}
+  UserModule() : ServiceModule("user", {.caches = true}) {}
 
   std::vector<rpc::Service> Services() override {
     std::vector<rpc::Service> services;
@@ -92,20 +92,20 @@ class UserModule final : public ServiceModule {
 
   Result<void> BuildService(runtime::Runtime& runtime, telemetry::Metrics& metrics) override {
     store_.emplace(pool(), outbox());
-    cache_.emplace(runtime, metrics, redis(), *store_, config_);
-    service_.emplace(*store_, &*cache_, metrics);
+    profiles_.emplace(runtime, metrics, cache(), *store_, config_);
+    service_.emplace(*store_, &*profiles_, metrics);
     user::Consume(consumer(), *service_);
     return Ok();
   }
 
   Result<void> CloseService(Duration limit) override {
     service_.reset();
-    return cache_ ? cache_->Close(limit) : Ok();
+    return profiles_ ? profiles_->Close(limit) : Ok();
   }
 
   user::UserConfig config_;
   std::optional<user::Store> store_;
-  std::optional<user::ProfileCache> cache_;
+  std::optional<user::ProfileCache> profiles_;
   std::optional<user::Service> service_;
 };
 

@@ -41,7 +41,8 @@ class ProbeVerb final : public Verb {
       target_ = access_.Target(service_);
     }
     NOVA_TRY(const auto identity, access_.Identity(metrics_));
-    rpc::Client client(metrics_, {.principal = service_, .target = target_}, identity);
+    resilience::PeerDependency peer("probed", metrics_, resilience::ForProbes(resilience::Kind::kPeer));
+    rpc::Client client(metrics_, peer, {.principal = service_, .target = target_}, identity);
     v1::HealthCheckRequest request;
     request.set_service(name_);
     runtime::Runtime runtime({.threads = 1});

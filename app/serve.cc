@@ -10,6 +10,7 @@
 #include "nova/health/monitor.h"
 #include "nova/health/service.h"
 #include "nova/http/admin.h"
+#include "nova/resilience/config.h"
 #include "nova/rpc/reflection.h"
 #include "nova/rpc/server.h"
 #include "nova/runtime/scope.h"
@@ -40,6 +41,7 @@ class ServeVerb final : public Verb {
     rpc::Bind(config, server_);
     http::Bind(config, admin_);
     health::Bind(config, health_);
+    resilience::Bind(config, crash_);
     config.Field(
         "serve.startup_limit", startup_limit_,
         {.help = "how long hard dependencies may take to answer first", .min = seconds(1), .max = seconds(600)});
@@ -79,6 +81,7 @@ class ServeVerb final : public Verb {
   rpc::ServerConfig server_;
   http::AdminConfig admin_;
   health::HealthConfig health_;
+  resilience::CrashConfig crash_;
   std::chrono::milliseconds startup_limit_ = seconds(10);
   std::chrono::milliseconds drain_delay_ = seconds(1);
   telemetry::Metrics metrics_;  // outlives the module's pools
@@ -119,6 +122,7 @@ Result<ExitCode> ServeVerb::Run() {
   telemetry::InitLogging(log_);
   NOVA_TRY(tls_.Validate(app_env_));
   NOVA_TRY(channel_tls_.Validate(app_env_));
+  NOVA_TRY(resilience::Arm(crash_, app_env_));
 
   runtime::Runtime runtime;
   runtime::Scope background(runtime);
@@ -194,10 +198,11 @@ Result<void> ServeVerb::Serve(runtime::Runtime& runtime, runtime::Scope& backgro
 Result<void> ServeVerb::AwaitDependencies(runtime::Runtime& runtime, const runtime::StopSignals& stop) {
   return runtime.RunBlocking<void>(startup_limit_, [&](runtime::Call& call) -> runtime::Task<void> {
     for (;;) {
-      // A pooler that is being replaced refuses connections for a moment.
+      // A pooler that is being replaced refuses connections for a moment, or takes them and says nothing.
       const auto connected = co_await module_->Connect(call);
       if (connected || stop.received()) co_return Ok();
-      if (connected.error().code() != Code::kUnavailable) co_return connected.error();
+      const Code code = connected.error().code();
+      if (code != Code::kUnavailable && code != Code::kDeadlineExceeded) co_return connected.error();
       if (!co_await runtime::Sleep(call, kConnectRetryDelay)) co_return connected.error();
     }
   });

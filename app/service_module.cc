@@ -1,5 +1,6 @@
 #include "app/service_module.h"
 
+#include <chrono>
 #include <utility>
 
 #include "api/identity/v2/identity.nova.h"
@@ -9,7 +10,33 @@ namespace nova::app {
 using runtime::Call;
 using runtime::Task;
 
-ServiceModule::ServiceModule(std::string name, Tokens tokens) : name_(std::move(name)), tokens_(tokens) {}
+namespace {
+
+// The names of what every service depends on, as settings and metrics have them.
+constexpr resilience::DependencyName kPostgres = "postgres";
+constexpr resilience::DependencyName kRedis = "redis";
+constexpr resilience::DependencyName kCache = "cache";
+constexpr resilience::DependencyName kIdentity = "identity";
+
+// What can be done without is not waited for: the truth is a few milliseconds away.
+constexpr std::chrono::milliseconds kCacheTimeout{100};
+
+resilience::DependencyConfig CachePolicies() {
+  auto policies = resilience::DependencyConfig::Default(resilience::Kind::kCache);
+  policies.timeout = kCacheTimeout;
+  policies.slow = kCacheTimeout / 2;
+  return policies;
+}
+
+}  // namespace
+
+ServiceModule::ServiceModule(std::string name, Traits traits)
+    : name_(std::move(name)),
+      traits_(traits),
+      postgres_policies_(resilience::DependencyConfig::Default(resilience::Kind::kDatabase)),
+      redis_policies_(resilience::DependencyConfig::Default(resilience::Kind::kCache)),
+      cache_policies_(CachePolicies()),
+      identity_policies_(resilience::DependencyConfig::Default(resilience::Kind::kPeer)) {}
 ServiceModule::~ServiceModule() = default;
 
 void ServiceModule::Bind(config::Config& config) {
@@ -21,6 +48,10 @@ void ServiceModule::Bind(config::Config& config) {
   auth::Bind(config, jwt_);
   auth::Bind(config, keys_config_);
   app::Bind(config, peers_);
+  resilience::Bind(config, kPostgres, postgres_policies_);
+  resilience::Bind(config, kRedis, redis_policies_);
+  if (traits_.caches) resilience::Bind(config, kCache, cache_policies_);
+  if (traits_.tokens == Tokens::kVerified) resilience::Bind(config, kIdentity, identity_policies_);
   BindService(config);
 }
 
@@ -33,14 +64,26 @@ Result<void> ServiceModule::Build(runtime::Runtime& runtime, telemetry::Metrics&
   if (!redis_config_.tls && app_env_ != config::AppEnv::kDevelopment)
     return FailedPrecondition("NOVA_REDIS_TLS: is off, and APP_ENV=" + std::string(config::AppEnvName(app_env_)) +
                               " allows no plaintext; set it to true, and NOVA_REDIS_CA_PATH");
+  NOVA_TRY(resilience::Validate(kPostgres, postgres_policies_, app_env_));
+  NOVA_TRY(resilience::Validate(kRedis, redis_policies_, app_env_));
+  NOVA_TRY(resilience::Validate(kCache, cache_policies_, app_env_));
+  NOVA_TRY(resilience::Validate(kIdentity, identity_policies_, app_env_));
   consumer_config_.group = name_;
-  pool_.emplace(runtime, metrics, database_);
-  health_pool_.emplace(runtime, metrics, postgres::ForHealth(database_));
-  redis_.emplace(runtime, metrics, redis_config_);
+  postgres_dependency_.emplace(kPostgres, metrics, postgres_policies_);
+  redis_dependency_.emplace(kRedis, metrics, redis_policies_);
+  pool_.emplace(runtime, metrics, *postgres_dependency_, database_);
+  health_pool_.emplace(runtime, metrics, *postgres_dependency_, postgres::ForHealth(database_));
+  redis_.emplace(runtime, metrics, *redis_dependency_, redis_config_);
+  if (traits_.caches) {
+    cache_dependency_.emplace(kCache, metrics, cache_policies_);
+    redis::ClientConfig caching = redis_config_;
+    caching.name = kCache.text();
+    cache_.emplace(runtime, metrics, *cache_dependency_, std::move(caching));
+  }
   outbox_.emplace(*pool_, name_);
   relay_.emplace(*outbox_, *pool_, *redis_, metrics, relay_config_);
   consumer_.emplace(*outbox_, *pool_, *redis_, metrics, consumer_config_);
-  if (tokens_ == Tokens::kVerified) NOVA_TRY(BuildVerification(metrics, me));
+  if (traits_.tokens == Tokens::kVerified) NOVA_TRY(BuildVerification(metrics, me));
   return BuildService(runtime, metrics);
 }
 
@@ -53,7 +96,9 @@ Result<void> ServiceModule::BuildVerification(telemetry::Metrics& metrics, const
     verifier_.emplace(jwt_, keys.verification);
     return Ok();
   }
-  identity_.emplace(metrics, rpc::ClientConfig{.principal = "identity", .target = peers_.targets.at("identity")}, me);
+  identity_dependency_.emplace(kIdentity, metrics, identity_policies_);
+  identity_.emplace(metrics, *identity_dependency_,
+                    rpc::ClientConfig{.principal = "identity", .target = peers_.targets.at("identity")}, me);
   keys_.emplace(jwt_, [this](Call& call) { return FetchKeys(call); }, metrics, keys_config_);
   return Ok();
 }
@@ -97,10 +142,11 @@ rpc::TokenVerifier ServiceModule::TokenVerifier() {
 Result<void> ServiceModule::Close(Duration limit) {
   const auto service = CloseService(limit);
   // What was never built needs no closing.
+  const auto cache = cache_ ? cache_->Close(limit) : Ok();
   const auto redis = redis_ ? redis_->Close(limit) : Ok();
   const auto pool = pool_ ? pool_->Close(limit) : Ok();
   const auto health_pool = health_pool_ ? health_pool_->Close(limit) : Ok();
-  for (const auto* closed : {&service, &redis, &pool, &health_pool}) NOVA_TRY(*closed);
+  for (const auto* closed : {&service, &cache, &redis, &pool, &health_pool}) NOVA_TRY(*closed);
   return Ok();
 }
 

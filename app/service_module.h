@@ -5,6 +5,9 @@
 //   Redis         commands, cache, streams                                      soft, unless the service says otherwise
 //   events        outbox, relay of it, consumer of others' streams
 //   tokens        verified with the keys that identity publishes, or with one that is configured
+//
+// Each has policies of its own (nova/resilience), under the name it has here: RESILIENCE_POSTGRES_TIMEOUT_MS,
+// RESILIENCE_REDIS_..., RESILIENCE_CACHE_..., RESILIENCE_IDENTITY_...
 #pragma once
 
 #include <memory>
@@ -22,6 +25,7 @@
 #include "nova/events/relay.h"
 #include "nova/postgres/pool.h"
 #include "nova/redis/client.h"
+#include "nova/resilience/dependency.h"
 #include "nova/rpc/client.h"
 
 namespace nova::app {
@@ -33,8 +37,14 @@ class ServiceModule : public Module {
     kOwn,       // the service issues them, and overrides TokenVerifier
   };
 
+  struct Traits {
+    Tokens tokens = Tokens::kVerified;
+    // Keeps values in Redis that it can do without: cache() is there, with policies that wait for little.
+    bool caches = false;
+  };
+
   // `name`: of the map; also the producer of its events and its consumer group.
-  explicit ServiceModule(std::string name, Tokens tokens = Tokens::kVerified);
+  ServiceModule(std::string name, Traits traits);
   ~ServiceModule() override;
 
   void Bind(config::Config& config) final;
@@ -62,6 +72,8 @@ class ServiceModule : public Module {
   events::Outbox& outbox() { return *outbox_; }
   events::Consumer& consumer() { return *consumer_; }
   redis::Client& redis() { return *redis_; }
+  // Connections of its own, so that values that can be done without never wait behind events. Precondition: it caches.
+  redis::Client& cache() { return *cache_; }
   // Of the settings auth.jwt_*.
   const auth::JwtConfig& jwt() const { return jwt_; }
 
@@ -70,7 +82,7 @@ class ServiceModule : public Module {
   Result<void> BuildVerification(telemetry::Metrics& metrics, const tls::ChannelIdentity& me);
 
   const std::string name_;
-  const Tokens tokens_;
+  const Traits traits_;
   config::AppEnv app_env_ = config::AppEnv::kDevelopment;
   postgres::PoolConfig database_;
   redis::ClientConfig redis_config_;
@@ -79,10 +91,20 @@ class ServiceModule : public Module {
   auth::JwtConfig jwt_;
   auth::KeyFollowerConfig keys_config_;
   PeersConfig peers_;
+  resilience::DependencyConfig postgres_policies_;
+  resilience::DependencyConfig redis_policies_;
+  resilience::DependencyConfig cache_policies_;
+  resilience::DependencyConfig identity_policies_;
 
+  // Before their clients, which they outlive.
+  std::optional<resilience::DatabaseDependency> postgres_dependency_;
+  std::optional<resilience::CacheDependency> redis_dependency_;
+  std::optional<resilience::CacheDependency> cache_dependency_;
+  std::optional<resilience::PeerDependency> identity_dependency_;
   std::optional<postgres::Pool> pool_;
   std::optional<postgres::Pool> health_pool_;
   std::optional<redis::Client> redis_;
+  std::optional<redis::Client> cache_;
   std::optional<events::Outbox> outbox_;
   std::optional<events::Relay> relay_;
   std::optional<events::Consumer> consumer_;

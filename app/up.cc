@@ -38,8 +38,9 @@ Result<std::string> EnsureDemoUser(const local::Stack& stack) {
   runtime::Runtime runtime({.threads = 1});
   NOVA_TRY(const auto publisher, tls::IdentityPublisher::Create({.files = tls.files(), .usage = tls::Usage::kClient},
                                                                 Clock::System(), metrics));
+  resilience::PeerDependency identity("identity", metrics);
   rpc::Client client(
-      metrics,
+      metrics, identity,
       {.principal = "identity", .target = "127.0.0.1:" + std::to_string(stack.topology().Find("identity")->grpc_port)},
       tls::ChannelIdentity(*publisher));
   using Methods = identity::v2::IdentityServiceMethods;
@@ -75,11 +76,14 @@ std::string ShellWord(const std::string& text) {
   return word + "'";
 }
 
-// What the shell sets for services (NOVA_LOG_LEVEL, NOVA_HEALTH_PERIOD, ...) reaches them; what the stack decides wins.
+// What the shell sets for services (NOVA_LOG_LEVEL, RESILIENCE_POSTGRES_TIMEOUT_MS, ...) reaches them; what the stack
+// decides wins.
 std::map<std::string, std::string> ForServices() {
   auto environment = config::Sources::FromProcess(0, nullptr).environment;
   std::erase_if(environment, [](const auto& variable) {
-    return !variable.first.starts_with("NOVA_") || variable.first.starts_with("NOVA_UP_");
+    const std::string& name = variable.first;
+    const bool for_services = name.starts_with("NOVA_") || name.starts_with("RESILIENCE_");
+    return !for_services || name.starts_with("NOVA_UP_");
   });
   // Services have working directories of their own.
   if (const auto file = environment.find("NOVA_CONFIG"); file != environment.end())

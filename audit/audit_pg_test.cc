@@ -236,7 +236,8 @@ TEST_F(DatabaseProbeTest, AServiceThatGoesAroundThePoolerFails) {
   postgres::PoolConfig around;
   around.connection = Servers().Direct(kDatabase);
   telemetry::Metrics metrics;
-  postgres::Pool pool(runtime_, metrics, around);
+  resilience::DatabaseDependency database("postgres", metrics);
+  postgres::Pool pool(runtime_, metrics, database, around);
   ASSERT_TRUE(runtime_.RunBlocking<void>(seconds(20), [&](runtime::Call& call) { return pool.Ping(call); }).ok());
   const Finding finding = Ask(Good(), &DatabaseProbe::TrafficPassesPooler);
   EXPECT_EQ(finding.status, Status::kFail) << finding.note;

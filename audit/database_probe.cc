@@ -72,8 +72,8 @@ std::set<std::int64_t> ServerPorts(const ConsoleTable& servers) {
 DatabaseProbe::DatabaseProbe(runtime::Runtime& runtime, const AuditConfig& config)
     : runtime_(runtime),
       config_(config),
-      through_(runtime, metrics_, OneConnection(config.pooled)),
-      around_(runtime, metrics_, OneConnection(config.direct)) {}
+      through_(runtime, metrics_, database_, OneConnection(config.pooled)),
+      around_(runtime, metrics_, database_, OneConnection(config.direct)) {}
 
 DatabaseProbe::~DatabaseProbe() {
   // Every statement has ended, so both close at once.

@@ -12,6 +12,7 @@
 #include "audit/finding.h"
 #include "nova/postgres/admin_console.h"
 #include "nova/postgres/pool.h"
+#include "nova/resilience/dependency.h"
 #include "nova/telemetry/metrics.h"
 
 namespace nova::audit {
@@ -55,6 +56,7 @@ class DatabaseProbe {
   runtime::Runtime& runtime_;
   const AuditConfig& config_;
   telemetry::Metrics metrics_;  // of the pools; nobody scrapes them
+  resilience::DatabaseDependency database_{"postgres", metrics_, resilience::ForProbes(resilience::Kind::kDatabase)};
   postgres::Pool through_;
   postgres::Pool around_;
   std::optional<Result<Console>> shown_;

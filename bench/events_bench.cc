@@ -101,8 +101,8 @@ struct Options {
 // One service: its database and its way to Redis.
 struct Side {
   Side(runtime::Runtime& runtime, const char* name)
-      : pool(runtime, metrics, {.connection = tests::PostgresFixture::Instance().Pooled(name)}),
-        redis(runtime, metrics, tests::RedisFixture::Instance().Client(name)),
+      : pool(runtime, metrics, database, {.connection = tests::PostgresFixture::Instance().Pooled(name)}),
+        redis(runtime, metrics, streams, tests::RedisFixture::Instance().Client(name)),
         outbox(pool, name) {}
   ~Side() {
     (void)redis.Close(kStopLimit);
@@ -110,6 +110,8 @@ struct Side {
   }
 
   telemetry::Metrics metrics;
+  resilience::DatabaseDependency database{"postgres", metrics};
+  resilience::CacheDependency streams{"redis", metrics};
   postgres::Pool pool;
   redis::Client redis;
   events::Outbox outbox;

@@ -170,9 +170,10 @@ class Bench {
   explicit Bench(const Options& options)
       : servers_(options.durable),
         identity_(mtls_),
-        database_(runtime_, metrics_,
+        database_(runtime_, metrics_, postgres_,
                   {.connection = tests::PostgresFixture::Instance().Direct(kService), .size_max = 1}),
-        client_(metrics_, {.principal = kService, .target = identity_.target()}, mtls_.ChannelIdentity("gateway")),
+        client_(metrics_, identity_peer_, {.principal = kService, .target = identity_.target()},
+                mtls_.ChannelIdentity("gateway")),
         hasher_(OrThrow(auth::PasswordHasher::Create({.threads = 1}, metrics_))) {
     RunLanes(runtime_, kLanes, [this](Call& call, int lane) -> Task<void> {
       // Sessions that are carried on are not those that log-ins crowd out.
@@ -306,6 +307,8 @@ class Bench {
   const IdentityProcess identity_;
   telemetry::Metrics metrics_;
   runtime::Runtime runtime_;
+  resilience::DatabaseDependency postgres_{"postgres", metrics_};
+  resilience::PeerDependency identity_peer_{"identity", metrics_};
   postgres::Pool database_;
   rpc::Client client_;
   const std::unique_ptr<auth::PasswordHasher> hasher_;

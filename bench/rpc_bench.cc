@@ -2,24 +2,19 @@
 // process of its own, so that its CPU can be told from the client's. The servers take turns within every round; quote
 // the medians and the ratios, not one absolute figure: the machine's noise hits all of a round alike.
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <boost/json.hpp>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
-#include <fcntl.h>
 #include <map>
 #include <mutex>
-#include <signal.h>
 #include <stdexcept>
 #include <string>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 #include <vector>
 
 #include "bench/rpc_servers.h"
+#include "bench/server_process.h"
 #include "nova/config/config.h"
 #include "tests/echo.grpc.pb.h"
 #include "tests/mtls_fixture.h"
@@ -27,58 +22,12 @@
 namespace nova::bench {
 namespace {
 
-using Seconds = std::chrono::duration<double>;
-
 struct Options {
   int rounds = 7;
   int calls = 4'000;
   bool json = false;
   std::string server;
   std::string certificates;
-};
-
-// One server process; ends when its standard input closes.
-class ServerProcess {
- public:
-  ServerProcess(const std::string& kind, const std::string& certificates) {
-    std::array<int, 2> to_child{};
-    std::array<int, 2> from_child{};
-    if (pipe2(to_child.data(), O_CLOEXEC) != 0 || pipe2(from_child.data(), O_CLOEXEC) != 0)
-      throw std::runtime_error("pipe");
-    pid_ = fork();
-    if (pid_ == 0) {
-      dup2(to_child[0], STDIN_FILENO);
-      dup2(from_child[1], STDOUT_FILENO);
-      execl("/proc/self/exe", "bench_rpc", "--server", kind.c_str(), "--certificates", certificates.c_str(), nullptr);
-      _exit(127);
-    }
-    close(to_child[0]);
-    close(from_child[1]);
-    stdin_ = to_child[1];
-    std::FILE* const out = fdopen(from_child[0], "r");
-    if (std::fscanf(out, "%d", &port_) != 1) throw std::runtime_error("server '" + kind + "' did not start");
-    std::fclose(out);
-    clock_getcpuclockid(pid_, &cpu_clock_);
-  }
-  ~ServerProcess() {
-    close(stdin_);
-    waitpid(pid_, nullptr, 0);
-  }
-  ServerProcess(const ServerProcess&) = delete;
-  ServerProcess& operator=(const ServerProcess&) = delete;
-
-  int port() const { return port_; }
-  Seconds Cpu() const {
-    timespec now{};
-    clock_gettime(cpu_clock_, &now);
-    return Seconds(static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9);
-  }
-
- private:
-  pid_t pid_ = 0;
-  int stdin_ = -1;
-  int port_ = 0;
-  clockid_t cpu_clock_{};
 };
 
 struct Figures {
@@ -170,7 +119,8 @@ std::vector<Peer> StartPeers(tests::MtlsFixture& mtls) {
   std::vector<Peer> peers;
   const auto credentials = mtls.ChannelIdentity("gateway").For("echo");
   for (const std::string& kind : ServerKinds()) {
-    auto process = std::make_unique<ServerProcess>(kind, mtls.directory().string());
+    auto process = std::make_unique<ServerProcess>(
+        std::vector<std::string>{"--server", kind, "--certificates", mtls.directory().string()});
     grpc::ChannelArguments arguments;
     credentials.ApplyTo(arguments);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);

@@ -8,8 +8,8 @@
 #include <grpcpp/grpcpp.h>
 #include <memory>
 #include <thread>
-#include <unistd.h>
 
+#include "bench/server_process.h"
 #include "nova/rpc/codec.h"
 #include "nova/rpc/server.h"
 #include "nova/runtime/runtime.h"
@@ -105,14 +105,6 @@ class GenericService final : public grpc::CallbackGenericService {
   Timers timers_;
 };
 
-int Serve(int port) {
-  std::printf("%d\n", port);
-  std::fflush(stdout);
-  for (char byte = 0; read(STDIN_FILENO, &byte, 1) > 0;) {
-  }
-  return 0;
-}
-
 int RunGrpc(tests::MtlsFixture& mtls, const std::function<void(grpc::ServerBuilder&)>& add) {
   grpc::ServerBuilder builder;
   int port = 0;
@@ -120,9 +112,9 @@ int RunGrpc(tests::MtlsFixture& mtls, const std::function<void(grpc::ServerBuild
   add(builder);
   const auto server = builder.BuildAndStart();
   if (!server) return 3;
-  const int result = Serve(port);
+  ServeUntilStdinEnds(port);
   server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
-  return result;
+  return 0;
 }
 
 rpc::Service NovaService() {
@@ -165,7 +157,8 @@ int RunNova(tests::MtlsFixture& mtls) {
     std::fprintf(stderr, "%s\n", started.error().ToString().c_str());
     return 3;
   }
-  return Serve(server.port());
+  ServeUntilStdinEnds(server.port());
+  return 0;
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ endfunction()
 
 # What every service of services/ stands on, besides its contract.
 set(NOVA_SERVICE_DEPS
-  nova_api_events nova_base nova_config nova_telemetry nova_runtime nova_proto nova_rpc nova_postgres nova_redis
+  nova_api_events nova_base nova_config nova_telemetry nova_runtime nova_resilience nova_proto nova_rpc nova_postgres nova_redis
   nova_events)
 
 # nova_service(<folder> SOURCES a.cc b.cc [DEPS other_target ...])

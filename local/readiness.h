@@ -4,7 +4,9 @@
 #include "nova/base/clock.h"
 #include "nova/base/result.h"
 #include "nova/http/client.h"
+#include "nova/resilience/dependency.h"
 #include "nova/runtime/runtime.h"
+#include "nova/telemetry/metrics.h"
 
 namespace nova::local {
 
@@ -19,7 +21,9 @@ class ReadinessProbe {
 
  private:
   runtime::Runtime runtime_;
-  http::Client client_;
+  telemetry::Metrics metrics_;  // nobody scrapes them
+  resilience::HttpDependency admin_ports_{"admin_ports", metrics_, resilience::ForProbes(resilience::Kind::kHttp)};
+  http::Client client_{admin_ports_};
 };
 
 }  // namespace nova::local

@@ -31,8 +31,8 @@ redis::ClientConfig EmptyStream(const std::string& name) {
 
 EventProducer::EventProducer(runtime::Runtime& runtime, const std::string& name)
     : runtime_(runtime),
-      pool_(runtime, metrics_, EmptyDatabase(name)),
-      redis_(runtime, metrics_, EmptyStream(name)),
+      pool_(runtime, metrics_, database_, EmptyDatabase(name)),
+      redis_(runtime, metrics_, streams_, EmptyStream(name)),
       outbox_(pool_, name),
       relay_(outbox_, pool_, redis_, metrics_, {.poll_interval = 100ms}),
       scope_(runtime) {

@@ -9,6 +9,7 @@
 #include "nova/events/relay.h"
 #include "nova/postgres/pool.h"
 #include "nova/redis/client.h"
+#include "nova/resilience/dependency.h"
 #include "nova/runtime/runtime.h"
 #include "nova/runtime/scope.h"
 #include "nova/telemetry/metrics.h"
@@ -30,6 +31,8 @@ class EventProducer {
  private:
   runtime::Runtime& runtime_;
   telemetry::Metrics metrics_;
+  resilience::DatabaseDependency database_{"postgres", metrics_};
+  resilience::CacheDependency streams_{"redis", metrics_};
   postgres::Pool pool_;
   redis::Client redis_;
   events::Outbox outbox_;

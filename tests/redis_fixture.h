@@ -2,7 +2,7 @@
 // and in a temporary folder. It starts at first use and ends with the process, however it ends.
 //
 //   auto& redis = tests::RedisFixture::Instance();
-//   redis::Client client(runtime, metrics, redis.Client("identity"));
+//   redis::Client client(runtime, metrics, dependency, redis.Client("identity"));
 //   EXPECT_EQ(redis.Command({"XLEN", "stream:identity"}).integer, 1);
 #pragma once
 

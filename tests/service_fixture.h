@@ -27,6 +27,7 @@
 #include "nova/events/outbox.h"
 #include "nova/postgres/migrate.h"
 #include "nova/postgres/pool.h"
+#include "nova/resilience/dependency.h"
 #include "nova/runtime/call.h"
 #include "nova/runtime/runtime.h"
 #include "nova/runtime/scope.h"
@@ -130,7 +131,9 @@ class ServiceFixture : public testing::Test {
   FakeClock clock_;
   telemetry::Metrics metrics_;
   runtime::Runtime runtime_{{.threads = 2}};
-  postgres::Pool pool_{runtime_, metrics_, {.connection = PostgresFixture::Instance().Pooled(kName), .size_max = 8}};
+  resilience::DatabaseDependency database_{"postgres", metrics_};
+  postgres::Pool pool_{
+      runtime_, metrics_, database_, {.connection = PostgresFixture::Instance().Pooled(kName), .size_max = 8}};
   events::Outbox outbox_{pool_, kName, clock_};
 };
 

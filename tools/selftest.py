@@ -238,6 +238,8 @@ class TextRulesTest(CheckerTest):
         self.assert_refuses(code, "void F() { asio::co_spawn(a, b, c); }\n", "runtime::Scope")
         self.assert_refuses(code, "void F() { PQexec(c, q); }\n", "postgres::Pool")
         self.assert_refuses(code, "void F() { redisCommand(c, q); }\n", "redis::Client")
+        self.assert_refuses(code, "auto s = v1::Health::NewStub(c);\n", "rpc::Client")
+        self.assert_refuses(code, "auto c = grpc::CreateCustomChannel(t, k, a);\n", "rpc::Client")
         self.assert_refuses(code, "using namespace std;\n", "[using-namespace]")
         self.assert_refuses(code, "int a;  \n", "x.cc:1: white space")
         self.assert_refuses("nova/base/x.h", "// no guard\nint a;\n", "x.h:1: a header without `#pragma once`")

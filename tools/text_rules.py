@@ -46,6 +46,11 @@ RULES = [
          "hiredis is called outside nova/redis",
          "redis::Client (nova/redis), where deadlines, cancellation and the order of replies live",
          home=("nova/redis",)),
+    Rule("stub", re.compile(r"\b(?:NewStub|GenericStub|TemplatedGenericStub|CreateChannel|CreateCustomChannel|"
+                            r"CreateCustomChannelWithInterceptors|InProcessChannel)\b"),
+         "a raw gRPC stub or channel is made outside nova/rpc",
+         "rpc::Client (nova/rpc/client.h), where deadline, breaker, bulkhead and retries live",
+         home=("nova/rpc",), tests=False),
     Rule("using-namespace", re.compile(r"\busing\s+namespace\s+std\s*;"),
          "`using namespace std` lets a new standard library change what a name means",
          "name what is used"),
@@ -71,6 +76,8 @@ EXEMPTIONS = [
               "the sender of a connection begins with the first command of a batch, in no task; the pipeline joins it"),
     Exemption("local/redis_connection.cc", "hiredis",
               "the supervisor asks whether Redis is ready from its main thread, which no runtime serves"),
+    Exemption("audit/grpc_probe.cc", "stub",
+              "the audit calls as no client of the chassis can: in plaintext, without a certificate, with a foreign one"),
     Exemption("local/stack_pg_test.cc", "libpq",
               "looks at the certificate of a handshake, which no pool shows"),
 ]

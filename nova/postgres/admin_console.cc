@@ -9,9 +9,6 @@ namespace {
 using runtime::Call;
 using runtime::Task;
 
-// How long PgBouncer may take to confirm that a statement was cancelled; its answers take microseconds.
-constexpr auto kCancelDrain = std::chrono::milliseconds(200);
-
 const char* Sql(ConsoleView view) {
   switch (view) {
     case ConsoleView::kClients:
@@ -40,8 +37,7 @@ std::string_view ConsoleTable::Get(std::size_t row, std::string_view column) con
 
 Task<std::unique_ptr<AdminConsole>> AdminConsole::Open(Call& call, ConnectionConfig config) {
   std::unique_ptr<AdminConsole> console(new AdminConsole);
-  NOVA_CO_TRY(console->connection_,
-              co_await Connection::Open(call, std::move(config), kCancelDrain, console->canceller_));
+  NOVA_CO_TRY(console->connection_, co_await Connection::Open(call, std::move(config)));
   co_return console;
 }
 

@@ -50,7 +50,6 @@ class AdminConsole {
  private:
   AdminConsole() = default;
 
-  Canceller canceller_;
   std::unique_ptr<Connection> connection_;
 };
 

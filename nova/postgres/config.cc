@@ -57,8 +57,6 @@ void Bind(config::Config& config, PoolConfig& pool) {
                {.help = "wait for a connection of the pool", .min = milliseconds(1), .max = seconds(60)});
   config.Field("postgres.connect_timeout", pool.connect_timeout,
                {.help = "one attempt to open a connection", .min = milliseconds(1), .max = seconds(60)});
-  config.Field("postgres.query_timeout", pool.query_timeout,
-               {.help = "one statement, the wait for a connection included", .min = milliseconds(1), .max = hours(1)});
   config.Field(
       "postgres.connection_lifetime", pool.lifetime,
       {.help = "age at which a connection is closed, give or take 20 %", .min = milliseconds(1), .max = hours(24)});

@@ -1,4 +1,5 @@
-// Settings of the connection to PostgreSQL (or to the PgBouncer in front of it) and of the pool.
+// Settings of the connection to PostgreSQL (or to the PgBouncer in front of it) and of the pool. How long a statement
+// may take is no setting of the pool but of its dependency: RESILIENCE_<NAME>_TIMEOUT_MS.
 #pragma once
 
 #include <chrono>
@@ -48,12 +49,11 @@ struct PoolConfig {
   std::chrono::milliseconds acquire_timeout = std::chrono::seconds(2);
   // One attempt to open a connection: name, TCP, TLS, log-in.
   std::chrono::milliseconds connect_timeout = std::chrono::seconds(5);
-  // One statement, the wait for a connection included; a call with less time left narrows it.
-  std::chrono::milliseconds query_timeout = std::chrono::seconds(10);
   // A connection is closed at this age, give or take 20 %, so that they do not all close at once and a new pooler
   // replica gets its share.
   std::chrono::milliseconds lifetime = std::chrono::minutes(30);
-  // After the end of its call a statement has this long to be cancelled in the server; then its connection is closed.
+  // After the end of its call a statement has this long to be cancelled in the server, and a transaction as long again
+  // to be rolled back; then the connection is closed. The call does not wait for it.
   std::chrono::milliseconds cancel_drain = std::chrono::seconds(1);
 };
 

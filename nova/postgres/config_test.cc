@@ -26,7 +26,6 @@ TEST(PostgresConfig, DefaultsAreSafe) {
   const Bound bound = BindFrom({});
   ASSERT_TRUE(bound.finished.ok());
   EXPECT_EQ(bound.pool.connection.ssl_mode, SslMode::kVerifyFull);
-  EXPECT_EQ(bound.pool.query_timeout, 10s);
   EXPECT_EQ(bound.pool.acquire_timeout, 2s);
   EXPECT_EQ(bound.pool.size_max, 10);
 }
@@ -39,14 +38,14 @@ TEST(PostgresConfig, ReadsTheEnvironment) {
                                 {"NOVA_POSTGRES_PASSWORD", "hidden"},
                                 {"NOVA_POSTGRES_SSL_MODE", "verify-ca"},
                                 {"NOVA_POSTGRES_POOL_SIZE", "15"},
-                                {"NOVA_POSTGRES_QUERY_TIMEOUT", "3s"}});
+                                {"NOVA_POSTGRES_CANCEL_DRAIN", "3s"}});
   ASSERT_TRUE(bound.finished.ok()) << bound.finished.error().ToString();
   EXPECT_EQ(bound.pool.connection.host, "pgbouncer");
   EXPECT_EQ(bound.pool.connection.port, 7432);
   EXPECT_EQ(bound.pool.connection.password.Expose(), "hidden");
   EXPECT_EQ(bound.pool.connection.ssl_mode, SslMode::kVerifyCa);
   EXPECT_EQ(bound.pool.size_max, 15);
-  EXPECT_EQ(bound.pool.query_timeout, 3s);
+  EXPECT_EQ(bound.pool.cancel_drain, 3s);
 }
 
 TEST(PostgresConfig, AnUnknownSslModeIsRefused) {

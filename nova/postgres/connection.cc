@@ -146,9 +146,6 @@ Task<void> Canceller::Cancel(Call& call, pg_conn* connection) {
   co_return Ok();
 }
 
-Connection::Connection(asio::io_context& io, Duration cancel_drain, Canceller& canceller)
-    : cancel_drain_(cancel_drain), canceller_(canceller), socket_(io) {}
-
 Connection::~Connection() {
   // The duplicate goes first, so that libpq's own close is the one that ends the connection.
   boost::system::error_code ignored;
@@ -156,10 +153,9 @@ Connection::~Connection() {
   PQfinish(connection_);
 }
 
-Task<std::unique_ptr<Connection>> Connection::Open(Call& call, ConnectionConfig config, Duration cancel_drain,
-                                                   Canceller& canceller) {
+Task<std::unique_ptr<Connection>> Connection::Open(Call& call, ConnectionConfig config) {
   NOVA_CO_TRY(call.Check());
-  std::unique_ptr<Connection> connection(new Connection(call.strand().io(), cancel_drain, canceller));
+  std::unique_ptr<Connection> connection(new Connection(call.strand().io()));
   Result<void> connected = co_await connection->Connect(call, config);
   if (!connected)
     co_return std::move(connected).error().WithContext("connect to " + config.host + ":" + std::to_string(config.port));
@@ -292,9 +288,7 @@ Task<Rows> Connection::Finish(Call& call, std::string_view name) {
     broken_ = true;
     co_return std::move(sent).error();
   }
-  Result<Rows> rows = co_await Collect(call, name);
-  if (busy_ && !broken_) co_await Abandon(call, name);
-  co_return rows;
+  co_return co_await Collect(call, name);
 }
 
 Task<void> Connection::Flush(Call& call) {
@@ -346,21 +340,18 @@ Task<Rows> Connection::Collect(Call& call, std::string_view name) {
   }
 }
 
-runtime::Awaitable<void> Connection::Abandon(Call& call, std::string_view name) {
-  // The call has ended, so this runs under one of its own, with a deadline of its own.
-  Call drain(call.strand(), {.deadline = Clock::System().Now() + cancel_drain_, .trace = call.trace(), .peer = {}});
-  Result<void> cancelled = co_await canceller_.Cancel(drain, connection_);
-  if (!cancelled) {
-    telemetry::LogWarn("a statement could not be cancelled in the server",
-                       {{"statement", name}, {"error", cancelled.error()}});
+Task<void> Connection::Drain(Call& call, Canceller& canceller) {
+  if (Result<void> cancelled = co_await canceller.Cancel(call, connection_); !cancelled) {
     broken_ = true;
-    co_return;
+    co_return std::move(cancelled).error();
   }
-  const Result<Rows> rest = co_await Collect(drain, name);
+  const Result<Rows> rest = co_await Collect(call, "cancel");
   // A request that found nothing to cancel may still be on its way and would hit the next statement. Only a statement
   // that says it was cancelled proves that the request is spent.
   const std::optional<SqlError> said = rest ? std::nullopt : SqlErrorOf(rest.error());
-  if (busy_ || !said || said->state != "57014") broken_ = true;
+  if (!busy_ && said && said->state == "57014") co_return Ok();
+  broken_ = true;
+  co_return rest ? DatabaseUnavailable("the statement ended before it could be cancelled") : rest.error();
 }
 
 bool Connection::usable() const { return !broken_ && !busy_ && PQstatus(connection_) == CONNECTION_OK; }

@@ -22,7 +22,9 @@ namespace nova::postgres {
 
 namespace asio = boost::asio;
 
-// Sends cancel requests. libpq 15 can do that only by blocking a thread, so it happens on two of our own. Thread-safe.
+// Sends cancel requests. libpq 15 can do that only by blocking a thread, so it happens on two of our own: as long as a
+// server takes requests and then says nothing, nothing is cancelled, and what waits for that ends by its own deadline.
+// Thread-safe.
 class Canceller {
  public:
   Canceller();
@@ -46,15 +48,15 @@ class Canceller {
 // Used by one task at a time, which may be on another strand each time.
 class Connection {
  public:
-  // Resolves the name, connects and logs in. `canceller` outlives the connection; `cancel_drain` as in PoolConfig.
+  // Resolves the name, connects and logs in.
   // Errors: UNAVAILABLE; the end of the call. Deadline: the call's. Cancellation: at once.
-  static runtime::Task<std::unique_ptr<Connection>> Open(runtime::Call& call, ConnectionConfig config,
-                                                         Duration cancel_drain, Canceller& canceller);
+  static runtime::Task<std::unique_ptr<Connection>> Open(runtime::Call& call, ConnectionConfig config);
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  // Runs one statement. Errors, deadline and cancellation as Pool::Query, within `call` alone.
+  // Runs one statement. Errors: those of sql_error.h; UNAVAILABLE if the connection broke; the end of the call.
+  // Deadline: the call's. Cancellation: at once, and then the connection may be abandoned().
   runtime::Task<Rows> Query(runtime::Call& call, Statement statement, Params params);
 
   // Runs one statement by the simple protocol, the only one that PgBouncer's console speaks. The values come as text,
@@ -63,6 +65,14 @@ class Connection {
 
   // Runs any number of statements without parameters in one round trip; stops at the first error. Returns no rows.
   runtime::Task<void> Script(runtime::Call& call, std::string_view name, std::string sql);
+
+  // A statement was sent whose answer was not read to its end, because its call ended: the server may still work for
+  // it. Only Drain can follow, or the end of the connection.
+  bool abandoned() const { return busy_ && !broken_; }
+  // Cancels that statement in the server and reads what is left of its answer; on whatever strand. OK: the connection
+  // is ready for the next statement. Errors: the server did not confirm the cancellation, or not before the deadline
+  // of `call`; then the connection can only be closed. Precondition: abandoned().
+  runtime::Task<void> Drain(runtime::Call& call, Canceller& canceller);
 
   // False once anything happened after which the state of the connection is not known. Then it can only be closed.
   bool usable() const;
@@ -78,25 +88,20 @@ class Connection {
   // number it may be somebody else's.
   using Socket = asio::posix::basic_stream_descriptor<asio::io_context::executor_type>;
 
-  Connection(asio::io_context& io, Duration cancel_drain, Canceller& canceller);
+  explicit Connection(asio::io_context& io) : socket_(io) {}
 
   runtime::Task<void> Connect(runtime::Call& call, const ConnectionConfig& config);
   Result<void> WatchSocket();
   runtime::Task<void> Wait(runtime::Call& call, Socket::wait_type what);
   // After something was given to libpq to send: sends it and returns the last result. When it returns the connection
-  // is ready for the next statement, or broken.
+  // is ready for the next statement, abandoned, or broken.
   runtime::Task<Rows> Finish(runtime::Call& call, std::string_view name);
   runtime::Task<void> Flush(runtime::Call& call);
   // Reads to the end of the answer. An error with busy_ still set means that the end was not reached.
   runtime::Task<Rows> Collect(runtime::Call& call, std::string_view name);
-  // The call ended while the server works for it: cancels there, too, and reads what is left of the answer.
-  runtime::Awaitable<void> Abandon(runtime::Call& call, std::string_view name);
   // What libpq says, on one line.
   std::string LibpqMessage() const;
 
-  // Constant after construction.
-  const Duration cancel_drain_;
-  Canceller& canceller_;
   // Of the task that uses the connection.
   Socket socket_;
   pg_conn* connection_ = nullptr;

@@ -37,7 +37,7 @@ class ConnectionTest : public ::testing::Test {
   // The error of an attempt to connect.
   Error Failure(const ConnectionConfig& config, Duration timeout) {
     const Result<void> result = runtime_.RunBlocking<void>(timeout, [&](Call& call) -> Task<void> {
-      NOVA_CO_TRY(co_await Connection::Open(call, config, 100ms, canceller_));
+      NOVA_CO_TRY(co_await Connection::Open(call, config));
       co_return Ok();
     });
     EXPECT_FALSE(result.ok());
@@ -187,11 +187,17 @@ class CancelTest : public ConnectionTest {
   bool UsableAfter(std::string answer) {
     ScriptedServer server(runtime_.io(), std::move(answer));
     const auto usable = runtime_.RunBlocking<bool>(10s, [&](Call& call) -> Task<bool> {
-      NOVA_CO_TRY(const auto connection, co_await Connection::Open(call, To(server.port()), 5s, canceller_));
+      NOVA_CO_TRY(const auto connection, co_await Connection::Open(call, To(server.port())));
       Call limited(call, 50ms);
       const auto rows = co_await connection->Query(limited, {"test", "SELECT 1"}, {});
       EXPECT_FALSE(rows.ok());
       if (!rows) EXPECT_EQ(rows.error().code(), Code::kDeadlineExceeded);
+      EXPECT_TRUE(connection->abandoned());
+      EXPECT_FALSE(connection->usable());
+      Call drain(call, 5s);
+      const auto drained = co_await connection->Drain(drain, canceller_);
+      EXPECT_EQ(drained.ok(), connection->usable());
+      EXPECT_FALSE(connection->abandoned());
       co_return connection->usable();
     });
     EXPECT_TRUE(usable.ok()) << usable.error().ToString();
@@ -221,7 +227,7 @@ TEST_F(ConnectionTest, AnEndedCallConnectsNowhere) {
   Listener listener(runtime_.io());
   const Result<void> result = runtime_.RunBlocking<void>(10s, [&](Call& call) -> Task<void> {
     call.Cancel(Cancelled("the client went away"));
-    NOVA_CO_TRY(co_await Connection::Open(call, To(listener.port()), 100ms, canceller_));
+    NOVA_CO_TRY(co_await Connection::Open(call, To(listener.port())));
     co_return Ok();
   });
   ASSERT_FALSE(result.ok());

@@ -9,6 +9,7 @@
 
 #include "nova/postgres/connection.h"
 #include "nova/postgres/sql_error.h"
+#include "nova/telemetry/log.h"
 
 namespace nova::postgres {
 namespace {
@@ -17,6 +18,7 @@ using runtime::Call;
 using runtime::Task;
 
 constexpr std::chrono::milliseconds kConnectTimeout = std::chrono::seconds(5);
+// After the end of the call the server has this long to confirm that the statement under way was cancelled.
 constexpr std::chrono::milliseconds kCancelDrain = std::chrono::seconds(1);
 // Of pg_advisory_lock; the bytes spell "nova_mig". Locks of one database do not meet those of another.
 constexpr std::int64_t kLockKey = 0x6e6f'7661'5f6d'6967;
@@ -170,17 +172,24 @@ Task<MigrationReport> Migrate(Call& call, ConnectionConfig direct, std::span<con
   NOVA_CO_TRY(CheckOrder(migrations));
   NOVA_CO_TRY(CheckName(history));
   const History statements(history);
-  Canceller canceller;
   std::unique_ptr<Connection> connection;
   {
     Call connecting(call, kConnectTimeout);
-    auto opened = co_await Connection::Open(connecting, std::move(direct), kCancelDrain, canceller);
+    auto opened = co_await Connection::Open(connecting, std::move(direct));
     if (!opened && opened.error().code() == Code::kDeadlineExceeded && call.Check())
       co_return Unavailable("the database is unavailable", opened.error().detail() + ": no answer within 5 s");
     NOVA_CO_TRY(connection, std::move(opened));
   }
+  auto report = co_await Run(call, *connection, statements, migrations);
+  if (connection->abandoned()) {
+    // A statement that goes on in the server keeps its locks, and the next run waiting.
+    Canceller canceller;
+    Call drain(call.strand(), {.deadline = Clock::System().Now() + kCancelDrain, .trace = call.trace()});
+    if (const Result<void> drained = co_await connection->Drain(drain, canceller); !drained)
+      telemetry::LogWarn("a migration could not be cancelled in the server", {{"error", drained.error()}});
+  }
   // Closing the connection rolls back what is open and gives up the lock.
-  co_return co_await Run(call, *connection, statements, migrations);
+  co_return report;
 }
 
 }  // namespace nova::postgres

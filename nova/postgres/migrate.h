@@ -51,7 +51,8 @@ inline constexpr std::string_view kHistory = "nova_migrations";
 // applied and was never applied, or if one fails (then it left nothing behind, and those before it are kept); ABORTED
 // if a lock on a table in use was not had in time; UNAVAILABLE if the database cannot be reached; the end of the call.
 //
-// Deadline: the call's alone. Cancellation: cancels the statement in the server; the migration is rolled back.
+// Deadline: the call's alone. Cancellation: cancels the statement in the server, waits a second at most for it to
+// confirm that, and returns; the migration is rolled back.
 runtime::Task<MigrationReport> Migrate(runtime::Call& call, ConnectionConfig direct,
                                        std::span<const Migration> migrations, std::string_view history = kHistory);
 

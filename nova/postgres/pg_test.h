@@ -9,6 +9,7 @@
 #include <string>
 
 #include "nova/postgres/pool.h"
+#include "nova/resilience/dependency.h"
 #include "nova/runtime/one_shot.h"
 #include "nova/runtime/runtime.h"
 #include "nova/telemetry/metrics.h"
@@ -57,6 +58,7 @@ enum class Route { kDirect, kPooled };
 class PgTest : public ::testing::TestWithParam<Route> {
  protected:
   static constexpr const char* kDatabase = "pool";
+  static constexpr resilience::DependencyName kDependency = "postgres";
 
   static PostgresFixture& Server() { return PostgresFixture::Instance(); }
 
@@ -76,14 +78,26 @@ class PgTest : public ::testing::TestWithParam<Route> {
     PoolConfig config;
     config.connection = IsDirect() ? Server().Direct(kDatabase) : Server().Pooled(kDatabase);
     config.size_max = 4;
+    // On a busy machine even what the server confirms at once takes its time.
+    config.cancel_drain = 20s;
     return config;
   }
 
-  void MakePool(PoolConfig config) {
-    if (pool_) EXPECT_TRUE(pool_->Close(kSoon).ok());
-    metrics_ = std::make_unique<telemetry::Metrics>();
-    pool_ = std::make_unique<Pool>(runtime_, *metrics_, std::move(config));
+  static resilience::DependencyConfig Policies() {
+    return resilience::DependencyConfig::Default(resilience::Kind::kDatabase);
   }
+
+  void MakePool(PoolConfig config, const resilience::DependencyConfig& policies = Policies()) {
+    if (pool_) EXPECT_TRUE(pool_->Close(kSoon).ok());
+    pool_.reset();
+    database_.reset();
+    metrics_ = std::make_unique<telemetry::Metrics>();
+    database_ = std::make_unique<resilience::DatabaseDependency>(kDependency, *metrics_, policies);
+    pool_ = std::make_unique<Pool>(runtime_, *metrics_, *database_, std::move(config));
+  }
+
+  static void Pause() { IsDirect() ? Server().PausePostgres() : Server().PausePooler(); }
+  static void Resume() { IsDirect() ? Server().ResumePostgres() : Server().ResumePooler(); }
 
   template <class... Ts>
   Result<Rows> Query(std::string_view sql, const Ts&... values) {
@@ -121,12 +135,17 @@ class PgTest : public ::testing::TestWithParam<Route> {
         ->Gauge("nova_postgres_pool_connections", "Connections to the database", {{"pool", "main"}, {"state", state}})
         .Value();
   }
+  // What was left behind by ended calls is over: nothing is in use, and the connections that are left are idle.
+  testing::AssertionResult Settled(int connections) {
+    return Eventually([&] { return Connections("in_use") == 0 && Connections("idle") == connections; });
+  }
   double Waiters() {
     return metrics_->Gauge("nova_postgres_waiters", "Calls that wait for a connection", {{"pool", "main"}}).Value();
   }
 
   runtime::Runtime runtime_{{.threads = 2}};
   std::unique_ptr<telemetry::Metrics> metrics_;
+  std::unique_ptr<resilience::DatabaseDependency> database_;
   std::unique_ptr<Pool> pool_;
 };
 

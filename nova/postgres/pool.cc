@@ -20,6 +20,9 @@
 namespace nova::postgres {
 namespace {
 
+using resilience::Bulkhead;
+using resilience::DatabaseDependency;
+using resilience::Guard;
 using runtime::Call;
 using runtime::OneShot;
 using runtime::Task;
@@ -80,14 +83,25 @@ struct Waiter {
   Pooled pooled;
 };
 
-// Says whose deadline it was: the call's, or query_timeout.
-Error Attribute(const Call& call, Error error, std::string_view statement) {
-  if (error.code() != Code::kDeadlineExceeded) return error;
-  if (Result<void> ended = call.Check(); !ended) return std::move(ended).error();
-  // The server's own limit says so itself.
-  if (SqlErrorOf(error)) return error;
-  return DeadlineExceeded("the database took too long",
-                          "statement=" + std::string(statement) + " ran into postgres.query_timeout");
+// What the end of a call says for itself does not name the statement; the server's errors do.
+Error Named(Error error, std::string_view statement) {
+  if (error.detail().find("statement=") != std::string::npos) return error;
+  return std::move(error).WithContext("statement=" + std::string(statement));
+}
+
+// In a transaction the guard does not know that a statement ran into the policy's limit.
+Error Attribute(const Call& call, const DatabaseDependency& database, Error error) {
+  if (error.code() != Code::kDeadlineExceeded || SqlErrorOf(error) || !call.Check()) return error;
+  return DeadlineExceeded("a dependency took too long",
+                          "dependency=" + std::string(database.name().text()) + " ran into " +
+                              resilience::SettingName(database.name(), "timeout_ms") + " (" +
+                              std::to_string(database.config().timeout.count()) + "): " + error.detail());
+}
+
+// A try that failed, but not by the database: the guard alone would judge by the code, and INTERNAL is also a mistake
+// in the SQL, UNAVAILABLE also another dependency that the body of a transaction needed.
+void EndWithoutFault(const Call& call, Guard& guard) {
+  (void)guard.Failed(call.Check() ? FailedPrecondition("answered") : Cancelled("the call ended"));
 }
 
 }  // namespace
@@ -112,11 +126,13 @@ struct Pool::State {
                              {{"pool", pool}, {"outcome", outcome}});
   }
 
+  // Errors: those of Pool::Query. Cancellation: at once.
   static Task<std::unique_ptr<Lease>> Acquire(std::shared_ptr<State> self, Call& call);
   static Task<std::unique_ptr<Lease>> AcquireUntimed(const std::shared_ptr<State>& self, Call& call);
   // Takes back the right to a connection, and the connection if it is still good.
   void Release(Pooled pooled);
   void CloseExpired();
+  bool IsClosing();
   SteadyTime Expiry();
   void UpdateGauges();  // precondition: mutex is held
 
@@ -152,11 +168,11 @@ class Lease {
   Pool::State& state() const { return *state_; }
   Connection& connection() const { return *pooled.connection; }
 
-  // Runs one statement under `limited`, a child of `call` with query_timeout, and records it.
-  static Task<Rows> Query(Call& call, Call& limited, Lease& lease, Statement statement, Params params) {
+  // Runs one statement and records it.
+  static Task<Rows> Query(Call& call, Lease& lease, Statement statement, Params params) {
     const SteadyTime begin = Clock::System().Now();
-    Result<Rows> rows = co_await lease.connection().Query(limited, statement, std::move(params));
-    if (!rows) rows = Attribute(call, std::move(rows).error(), statement.name);
+    Result<Rows> rows = co_await lease.connection().Query(call, statement, std::move(params));
+    if (!rows) rows = Named(std::move(rows).error(), statement.name);
     lease.state().queries.Observe(statement.name, rows ? Code::kOk : rows.error().code(),
                                   Clock::System().Now() - begin);
     co_return rows;
@@ -241,8 +257,7 @@ Task<std::unique_ptr<Lease>> Pool::State::AcquireUntimed(const std::shared_ptr<S
     }
   }
   Call connecting(call, self->config.connect_timeout);
-  auto opened =
-      co_await Connection::Open(connecting, self->config.connection, self->config.cancel_drain, self->canceller);
+  auto opened = co_await Connection::Open(connecting, self->config.connection);
   if (!opened) {
     if (opened.error().code() != Code::kDeadlineExceeded || !call.Check()) co_return std::move(opened).error();
     co_return Unavailable("the database is unavailable",
@@ -290,24 +305,62 @@ void Pool::State::CloseExpired() {
   UpdateGauges();
 }
 
-Transaction::Transaction(std::unique_ptr<Lease> lease) : lease_(std::move(lease)) {}
+bool Pool::State::IsClosing() {
+  std::lock_guard lock(mutex);
+  return closing;
+}
+
+struct Transaction::State {
+  State(Call& call, Pool& owner) : pool(owner), guard(call, owner.database_, {.lasting = true}) {}
+
+  // Of an error that came from the connection, under a call that goes on: the first one that is a fault is the verdict.
+  void Note(const Error& error) {
+    if (!fault && IsDatabaseFault(error)) fault = error;
+  }
+  // A statement that began then has ended, whoever ended it. The transaction as a whole may last as long as its body.
+  void NoteTime(SteadyTime begin) {
+    if (Clock::System().Now() - begin >= pool.database_.config().slow) guard.attempt().SetSlow();
+  }
+
+  Pool& pool;
+  Guard guard;
+  std::optional<Error> fault;
+  // Null once it was settled in the background.
+  std::unique_ptr<Lease> lease;
+};
+
+Transaction::Transaction(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Transaction::~Transaction() = default;
 Transaction::Transaction(Transaction&&) noexcept = default;
 Transaction& Transaction::operator=(Transaction&&) noexcept = default;
 
 Task<Rows> Transaction::Run(Call& call, Statement statement, Params params) {
   NOVA_CO_TRY(call.Check());
-  if (!lease_->connection().in_transaction())
+  State& state = *state_;
+  if (!state.lease || !state.lease->connection().in_transaction())
     co_return Internal("internal error", "statement=" + std::string(statement.name) +
                                              ": an earlier statement of the transaction has failed");
-  Call limited(call, lease_->state().config.query_timeout);
-  co_return co_await Lease::Query(call, limited, *lease_, statement, std::move(params));
+  const DatabaseDependency& database = state.pool.database_;
+  const SteadyTime begin = Clock::System().Now();
+  Call limited(call, database.config().timeout, begin);
+  Result<Rows> rows = co_await Lease::Query(limited, *state.lease, statement, std::move(params));
+  state.NoteTime(begin);
+  if (rows) co_return rows;
+  Error error = Attribute(call, database, std::move(rows).error());
+  if (call.Check()) state.Note(error);
+  // Now, and not when the body ends, which may take its time.
+  if (state.lease->connection().abandoned())
+    state.pool.Settle(std::move(state.lease), state.guard.attempt().TakePermit(), statement.name);
+  co_return error;
 }
 
-Pool::Pool(runtime::Runtime& runtime, telemetry::Metrics& metrics, PoolConfig config)
-    : state_(std::make_shared<State>(metrics, std::move(config))), background_(runtime) {
+Pool::Pool(runtime::Runtime& runtime, telemetry::Metrics& metrics, DatabaseDependency& database, PoolConfig config)
+    : database_(database),
+      state_(std::make_shared<State>(metrics, std::move(config))),
+      reaper_(runtime),
+      settling_(runtime) {
   const auto interval = std::clamp(state_->config.lifetime / 10, kReapIntervalMin, kReapIntervalMax);
-  background_.Spawn("postgres: close expired connections", [state = state_, interval](Call& call) -> Task<void> {
+  reaper_.Spawn("postgres: close expired connections", [state = state_, interval](Call& call) -> Task<void> {
     for (;;) {
       NOVA_CO_TRY(co_await runtime::Sleep(call, interval));
       state->CloseExpired();
@@ -317,69 +370,158 @@ Pool::Pool(runtime::Runtime& runtime, telemetry::Metrics& metrics, PoolConfig co
 
 Pool::~Pool() = default;
 
-Task<Rows> Pool::Run(Call& call, Statement statement, Params params) {
-  Call limited(call, state_->config.query_timeout);
-  auto lease = co_await State::Acquire(state_, limited);
-  if (!lease) co_return Attribute(call, std::move(lease).error(), statement.name);
-  co_return co_await Lease::Query(call, limited, **lease, statement, std::move(params));
+Error Pool::Judge(const Call& call, Guard& guard, Error error) const {
+  // A pool that is being closed refuses those who wait for it, and knows nothing about the database.
+  if (IsDatabaseFault(error) && !state_->IsClosing()) return guard.Failed(std::move(error));
+  EndWithoutFault(call, guard);
+  return error;
+}
+
+Task<Rows> Pool::Run(Call& call, Statement statement, Params params, bool always) {
+  Guard guard(call, database_, {.always = always});
+  NOVA_CO_TRY(guard.Begin());
+  if (guard.has_fault()) {
+    if (Result<void> injected = co_await guard.InjectBefore(); !injected)
+      co_return guard.Failed(std::move(injected).error());
+  }
+  auto lease = co_await State::Acquire(state_, guard.call());
+  if (!lease) co_return Judge(call, guard, Named(std::move(lease).error(), statement.name));
+  Result<Rows> rows = co_await Lease::Query(guard.call(), **lease, statement, std::move(params));
+  if (!rows) {
+    if ((*lease)->connection().abandoned()) Settle(*std::move(lease), guard.attempt().TakePermit(), statement.name);
+    co_return Judge(call, guard, std::move(rows).error());
+  }
+  if (auto lost = guard.InjectAfter()) co_return guard.Failed(*std::move(lost));
+  guard.Succeeded();
+  co_return rows;
 }
 
 Task<Transaction> Pool::Begin(Call& call) {
   const PoolConfig& config = state_->config;
-  Call limited(call, config.query_timeout);
+  auto state = std::make_unique<Transaction::State>(call, *this);
+  Guard& guard = state->guard;
+  NOVA_CO_TRY(guard.Begin());
+  if (guard.has_fault()) {
+    if (Result<void> injected = co_await guard.InjectBefore(); !injected)
+      co_return guard.Failed(std::move(injected).error());
+  }
+  const Duration timeout = database_.config().timeout;
+  const SteadyTime begin = Clock::System().Now();
+  Call limited(call, timeout, begin);
+  const auto failed = [&](Error error) {
+    state->NoteTime(begin);
+    return Judge(call, guard, Attribute(call, database_, Named(std::move(error), "begin")));
+  };
   auto lease = co_await State::Acquire(state_, limited);
-  if (!lease) co_return Attribute(call, std::move(lease).error(), "begin");
+  if (!lease) co_return failed(std::move(lease).error());
+  // The server ends by itself what a process leaves behind that has died; as long as we live we are first.
   const Duration left = call.Remaining();
-  const Duration statement_timeout = std::min<Duration>(left, config.query_timeout);
+  const Duration statement_timeout = std::min(left, timeout) + config.cancel_drain;
   const Duration idle_timeout = std::min(left, kIdleInTransactionMax) + config.cancel_drain;
   Result<void> begun = co_await (*lease)->connection().Script(
       limited, "begin",
       "BEGIN; SET LOCAL statement_timeout = " + Milliseconds(statement_timeout) +
           "; SET LOCAL idle_in_transaction_session_timeout = " + Milliseconds(idle_timeout));
-  if (!begun) co_return Attribute(call, std::move(begun).error(), "begin");
-  co_return Transaction(*std::move(lease));
+  if (!begun) {
+    if ((*lease)->connection().abandoned()) Settle(*std::move(lease), guard.attempt().TakePermit(), "begin");
+    co_return failed(std::move(begun).error());
+  }
+  state->NoteTime(begin);
+  state->lease = *std::move(lease);
+  co_return Transaction(std::move(state));
 }
 
 Task<void> Pool::Commit(Call& call, Transaction& transaction) {
-  Connection& connection = transaction.lease_->connection();
+  Transaction::State& state = *transaction.state_;
   if (Result<void> may = call.Check(); !may) {
     co_await Rollback(call, transaction);
     co_return std::move(may).error();
   }
-  if (!connection.in_transaction()) {
+  if (!state.lease || !state.lease->connection().in_transaction()) {
     co_await Rollback(call, transaction);
     co_return Internal("internal error", "the body of a transaction succeeded although a statement in it had failed");
   }
   // From here on the call's end does not count: somebody has to learn the outcome.
-  const PoolConfig& config = state_->config;
-  const Duration limit = std::min<Duration>(call.Remaining(), config.query_timeout) + config.cancel_drain;
-  Call commit(call.strand(), {.deadline = Clock::System().Now() + limit, .trace = call.trace(), .peer = {}});
+  Connection& connection = state.lease->connection();
+  const Duration limit = std::min<Duration>(call.Remaining(), database_.config().timeout) + state_->config.cancel_drain;
+  Call commit(call.strand(), {.deadline = Clock::System().Now() + limit, .trace = call.trace()});
   const SteadyTime begin = Clock::System().Now();
   Result<void> committed = co_await connection.Script(commit, "commit", "COMMIT");
   state_->queries.Observe("commit", committed ? Code::kOk : committed.error().code(), Clock::System().Now() - begin);
   const bool outcome_known = connection.idle();
-  transaction.lease_.reset();
-  if (committed) co_return Ok();
-  if (outcome_known && SqlErrorOf(committed.error())) co_return std::move(committed).error();
-  co_return Error(Code::kUnknown, "it is not known whether the change was made",
-                  "statement=commit: " + committed.error().ToString());
+  if (connection.abandoned()) Settle(std::move(state.lease), state.guard.attempt().TakePermit(), "commit");
+  state.lease.reset();
+  if (committed) {
+    if (auto lost = state.guard.InjectAfter()) co_return state.guard.Failed(*std::move(lost));
+    state.guard.Succeeded();
+    co_return Ok();
+  }
+  if (outcome_known && SqlErrorOf(committed.error())) co_return Judge(call, state.guard, std::move(committed).error());
+  co_return Judge(call, state.guard,
+                  Error(Code::kUnknown, "it is not known whether the change was made",
+                        "statement=commit: " + committed.error().ToString()));
 }
 
 runtime::Awaitable<void> Pool::Rollback(Call& call, Transaction& transaction) {
-  Connection& connection = transaction.lease_->connection();
-  if (connection.usable() && !connection.idle()) {
-    const Duration limit = state_->config.cancel_drain;
-    Call rollback(call.strand(), {.deadline = Clock::System().Now() + limit, .trace = call.trace(), .peer = {}});
-    const Result<void> done = co_await connection.Script(rollback, "rollback", "ROLLBACK");
-    if (!done) telemetry::LogWarn("a rollback was not confirmed; the connection is closed", {{"error", done.error()}});
+  Transaction::State& state = *transaction.state_;
+  if (state.lease && state.lease->connection().usable() && !state.lease->connection().idle()) {
+    if (!call.Check()) {
+      Settle(std::move(state.lease), state.guard.attempt().TakePermit(), "rollback");
+    } else {
+      Call limited(call, state_->config.cancel_drain);
+      const Result<void> done = co_await state.lease->connection().Script(limited, "rollback", "ROLLBACK");
+      if (!done) {
+        telemetry::LogWarn("a rollback was not confirmed; the connection is closed", {{"error", done.error()}});
+        // One that ran out of time had less than the policy grants.
+        if (done.error().code() != Code::kDeadlineExceeded) state.Note(done.error());
+      }
+    }
   }
   // Closes the connection, unless it is outside a transaction again.
-  transaction.lease_.reset();
+  state.lease.reset();
+  if (state.fault && !state_->IsClosing()) {
+    (void)state.guard.Failed(*state.fault);
+  } else {
+    EndWithoutFault(call, state.guard);
+  }
+}
+
+void Pool::Settle(std::unique_ptr<Lease> lease, Bulkhead::Permit permit, std::string_view statement) {
+  struct Left {
+    std::unique_ptr<Lease> lease;
+    Bulkhead::Permit permit;
+  };
+  permit.Orphan();
+  const auto left = std::make_shared<Left>(std::move(lease), std::move(permit));
+  settling_.Spawn("postgres: settle " + std::string(statement), [left, statement](Call& call) -> Task<void> {
+    Lease& in_hand = *left->lease;
+    Connection& connection = in_hand.connection();
+    const auto options = [&] {
+      // Calls of their own: Close waits for the end of this, which is near, instead of cancelling it.
+      return runtime::CallOptions{.deadline = Clock::System().Now() + in_hand.state().config.cancel_drain,
+                                  .trace = call.trace()};
+    };
+    Result<void> settled = Ok();
+    if (connection.abandoned()) {
+      Call drain(call.strand(), options());
+      settled = co_await connection.Drain(drain, in_hand.state().canceller);
+    }
+    if (connection.usable() && !connection.idle()) {
+      Call rollback(call.strand(), options());
+      settled = co_await connection.Script(rollback, "rollback", "ROLLBACK");
+    }
+    if (!settled)
+      telemetry::LogWarn("what a call left behind could not be ended in the server; its connection is closed",
+                         {{"statement", statement}, {"error", settled.error()}});
+    left->lease.reset();
+    left->permit = {};
+    co_return Ok();
+  });
 }
 
 Task<void> Pool::Ping(Call& call) {
   static constexpr Statement kPing{"ping", "SELECT 1"};
-  NOVA_CO_TRY(co_await Query(call, kPing));
+  NOVA_CO_TRY(co_await Run(call, kPing, {}, true));
   co_return Ok();
 }
 
@@ -398,11 +540,18 @@ Result<void> Pool::Close(Duration limit) {
     (void)waiter->granted.TrySet(Unavailable("the service is stopping", "the database pool is closed"));
   }
   idle.clear();
-  NOVA_TRY(background_.Stop(limit));
-  std::unique_lock lock(state_->mutex);
-  if (state_->released.wait_until(lock, until, [this] { return state_->in_use == 0; })) return Ok();
+  NOVA_TRY(reaper_.Stop(limit));
+  int in_use = 0;
+  {
+    std::unique_lock lock(state_->mutex);
+    (void)state_->released.wait_until(lock, until, [this] { return state_->in_use == 0; });
+    in_use = state_->in_use;
+  }
+  // What was left behind has a lease, so if none is out only its last breath is waited for.
+  const Result<void> settled = settling_.Stop(std::max(Duration::zero(), until - Clock::System().Now()));
+  if (in_use == 0) return settled;
   return DeadlineExceeded("closing the database pool took too long",
-                          std::to_string(state_->in_use) + " connections are still in use");
+                          std::to_string(in_use) + " connections are still in use");
 }
 
 }  // namespace nova::postgres

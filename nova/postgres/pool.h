@@ -1,7 +1,8 @@
 // Pool: connections to one database, shared by all calls of a process. Safe behind a PgBouncer in transaction mode:
 // nothing outlives a transaction (no prepared statements, no SET, no LISTEN).
 //
-//   Pool pool(runtime, metrics, config);
+//   resilience::DatabaseDependency database("postgres", metrics);
+//   Pool pool(runtime, metrics, database, config);
 //   NOVA_CO_TRY(Rows rows, co_await pool.Query(call, kSelectAccount, id));
 //
 //   co_return co_await pool.InTransaction(call, [&](Transaction& transaction) -> Task<Account> {
@@ -13,6 +14,7 @@
 
 #include <exception>
 #include <memory>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -22,6 +24,8 @@
 #include "nova/postgres/rows.h"
 #include "nova/postgres/sql_error.h"
 #include "nova/postgres/statement.h"
+#include "nova/resilience/dependency.h"
+#include "nova/resilience/protect.h"
 #include "nova/runtime/call.h"
 #include "nova/runtime/runtime.h"
 #include "nova/runtime/scope.h"
@@ -39,8 +43,9 @@ class Transaction {
   Transaction(Transaction&&) noexcept;
   Transaction& operator=(Transaction&&) noexcept;
 
-  // As Pool::Query, within the transaction. After an error (of the server, or the end of the call) the transaction
-  // can only be rolled back; use ON CONFLICT where a conflict is expected. One statement at a time.
+  // As Pool::Query, within the transaction. After an error (of the server, the end of the call, or the dependency's
+  // timeout, which holds for each statement) the transaction can only be rolled back; use ON CONFLICT where a conflict
+  // is expected. One statement at a time.
   template <class... Ts>
   runtime::Task<Rows> Query(runtime::Call& call, const Statement& statement, const Ts&... values) {
     return Run(call, statement, Params::Of(values...));
@@ -48,10 +53,12 @@ class Transaction {
 
  private:
   friend class Pool;
-  explicit Transaction(std::unique_ptr<Lease> lease);
+  struct State;
+
+  explicit Transaction(std::unique_ptr<State> state);
   runtime::Task<Rows> Run(runtime::Call& call, Statement statement, Params params);
 
-  std::unique_ptr<Lease> lease_;
+  std::unique_ptr<State> state_;
 };
 
 namespace internal {
@@ -66,23 +73,32 @@ struct TaskValue<runtime::Task<T>> {
 }  // namespace internal
 
 // Thread-safe. Each statement runs on its call's strand. Metrics: nova_postgres_pool_connections{state},
-// nova_postgres_waiters, nova_postgres_acquire_seconds, nova_postgres_query_seconds{statement,outcome}.
+// nova_postgres_waiters, nova_postgres_acquire_seconds, nova_postgres_query_seconds{statement,outcome}; and those of
+// the dependency.
+//
+// A call returns as soon as it ends. What the server still does for it is ended in the background: the statement is
+// cancelled, a transaction rolled back, each within cancel_drain, and past that the connection is closed. As long the
+// connection counts as in use, and its place in the dependency's bulkhead as orphaned; so what runs in the server
+// on behalf of calls, ended or not, never exceeds the limits.
 class Pool {
  public:
-  // Opens nothing: connections are made on demand. `runtime` and `metrics` outlive the pool.
-  Pool(runtime::Runtime& runtime, telemetry::Metrics& metrics, PoolConfig config);
-  // Precondition: closed.
+  // Opens nothing: connections are made on demand. `runtime`, `metrics` and `database` outlive the pool; several pools
+  // may share a dependency.
+  Pool(runtime::Runtime& runtime, telemetry::Metrics& metrics, resilience::DatabaseDependency& database,
+       PoolConfig config);
+  // Precondition: closed, and every call to it has returned.
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
   // Runs one statement, in its own transaction, and returns its rows. `values` are copied (see params.h for the types).
   //
-  // Errors: those of sql_error.h; RESOURCE_EXHAUSTED if no connection came free in time or too many wait; UNAVAILABLE
-  // if the database cannot be reached or the connection broke, in which case the statement may have been executed.
-  // Deadline: the earlier of query_timeout and the call's, the wait for a connection included.
-  // Cancellation: the statement is cancelled in the server too. It returns when the server has confirmed that, or
-  // after cancel_drain with the connection closed; so nothing runs on behalf of a call that has ended.
+  // Errors: those of sql_error.h; RESOURCE_EXHAUSTED if no connection came free in time, or too many calls wait or are
+  // under way; UNAVAILABLE if the database cannot be reached, its breaker is open, or the connection broke, in which
+  // last case the statement may have been executed. Only what IsDatabaseFault says counts against the database.
+  // Deadline: the earlier of the dependency's timeout and the call's, the wait for a connection included.
+  // Cancellation: at once; the statement is cancelled in the server too, in the background. Whether it was executed is
+  // not known then.
   // Nothing is retried, except that a pooled connection found dead before anything was sent is replaced.
   template <class... Ts>
   runtime::Task<Rows> Query(runtime::Call& call, const Statement& statement, const Ts&... values) {
@@ -95,19 +111,25 @@ class Pool {
   // Errors: those of `body`, after a rollback; those of Query; ABORTED if the server asks for another try, which is the
   // caller's decision; INTERNAL if `body` swallowed a statement's error and succeeded; UNKNOWN if the connection broke
   // during COMMIT, so that nobody knows.
-  // Rollback: whenever `body` fails or throws, or the call has ended before COMMIT. If the server does not confirm
-  // it within cancel_drain the connection is closed, which rolls back too.
-  // Deadline: the call's, as statement_timeout and idle_in_transaction_session_timeout in the server as well, so that
-  // locks are not held by a process that has died; query_timeout holds for each statement. A COMMIT that was sent is
-  // waited for (query_timeout or what was left of the call, plus cancel_drain): its outcome must be known.
+  // Rollback: whenever `body` fails or throws, or the call has ended before COMMIT; in the background if the call has
+  // ended. If the server does not confirm it within cancel_drain the connection is closed, which rolls back too.
+  // Deadline: the call's for the whole, since `body` decides how long it takes; the earlier of the dependency's timeout
+  // and the call's for each statement, and for BEGIN with the wait for a connection. The server knows them as
+  // statement_timeout and idle_in_transaction_session_timeout, with cancel_drain on top, so that locks are not held
+  // by a process that has died. A COMMIT that was sent is waited for (what a statement may take, plus cancel_drain),
+  // even if the call ends: its outcome must be known.
+  // Breaker: the whole is one try of the dependency, with one place in its bulkhead and one verdict. What its
+  // statements met decides; what `body` failed with for reasons of its own says nothing about the database. Never slow.
   template <class F>
   auto InTransaction(runtime::Call& call, F body) -> std::invoke_result_t<F&, Transaction&>;
 
-  // SELECT 1 on a connection of the pool, for health.
+  // SELECT 1 on a connection of the pool, for health. Asked even if the breaker is open: a success is how it closes
+  // where nobody else calls.
   runtime::Task<void> Ping(runtime::Call& call);
 
-  // Refuses new work, waits for what runs, closes all connections. Blocks for `limit` at most; not to be called from a
-  // task. Errors: DEADLINE_EXCEEDED if connections were still in use; they close when they are given back.
+  // Refuses new work, waits for what runs, that for ended calls included, and closes all connections. Blocks for
+  // `limit` at most; not to be called from a task. Errors: DEADLINE_EXCEEDED if connections were still in use; they
+  // close when they are given back, and what their calls leave behind is closed without being cancelled.
   Result<void> Close(Duration limit);
 
  private:
@@ -115,14 +137,23 @@ class Pool {
   friend class Transaction;
   struct State;
 
-  runtime::Task<Rows> Run(runtime::Call& call, Statement statement, Params params);
+  // `always`: whatever the breaker says.
+  runtime::Task<Rows> Run(runtime::Call& call, Statement statement, Params params, bool always = false);
   runtime::Task<Transaction> Begin(runtime::Call& call);
+  // Both end the transaction, and its try of the dependency with a verdict.
   runtime::Task<void> Commit(runtime::Call& call, Transaction& transaction);
   runtime::Awaitable<void> Rollback(runtime::Call& call, Transaction& transaction);
 
+  // Ends a try that failed, and returns what its caller is to be told.
+  Error Judge(const runtime::Call& call, resilience::Guard& guard, Error error) const;
+  // Ends in the background what a call left behind on a connection, and gives both back.
+  void Settle(std::unique_ptr<Lease> lease, resilience::Bulkhead::Permit permit, std::string_view statement);
+
+  resilience::DatabaseDependency& database_;
   // Shared with leases, which may outlive a Close that ran into its limit.
   std::shared_ptr<State> state_;
-  runtime::Scope background_;
+  runtime::Scope reaper_;
+  runtime::Scope settling_;
 };
 
 template <class F>

@@ -63,6 +63,23 @@ std::optional<SqlError> SqlErrorOf(const Error& error) {
   return found;
 }
 
+bool IsDatabaseFault(const Error& error) {
+  if (const std::optional<SqlError> said = SqlErrorOf(error)) {
+    // Class 58 is the operating system's errors, XX the server's own; INTERNAL alone is also a mistake in the SQL.
+    return said->state.starts_with("08") || said->state.starts_with("53") || said->state.starts_with("57") ||
+           said->state.starts_with("58") || said->state.starts_with("XX");
+  }
+  switch (error.code()) {
+    case Code::kUnavailable:
+    case Code::kUnknown:
+    case Code::kDataLoss:
+    case Code::kDeadlineExceeded:
+      return true;
+    default:
+      return false;
+  }
+}
+
 bool ViolatesConstraint(const Error& error, std::string_view constraint) {
   const std::optional<SqlError> found = SqlErrorOf(error);
   return found && found->constraint == constraint && found->state.starts_with("23");

@@ -35,6 +35,11 @@ Error MakeSqlError(std::string_view statement, const SqlError& error, std::strin
 // Nothing if the error does not come from the server.
 std::optional<SqlError> SqlErrorOf(const Error& error);
 
+// Whether a failed statement, or the failure to connect, is the database's fault, as its circuit breaker counts it: it
+// was lost, is shutting down, has run out of something, is broken inside, or took too long. Not: what a wrong
+// statement, a value or other transactions make fail.
+bool IsDatabaseFault(const Error& error);
+
 // True if `error` says that this constraint was violated.
 bool ViolatesConstraint(const Error& error, std::string_view constraint);
 

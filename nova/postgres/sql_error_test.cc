@@ -40,6 +40,24 @@ TEST(SqlError, StateAndConstraintAreReadBackThroughAnyContext) {
   EXPECT_FALSE(ViolatesConstraint(error, "account_handle_key"));
 }
 
+TEST(SqlError, OnlyWhatTheDatabaseCannotDoIsItsFault) {
+  const auto is_fault = [](std::string state) {
+    return IsDatabaseFault(MakeSqlError("s", {.state = std::move(state), .constraint = {}}, "text"));
+  };
+  // Lost, too many connections, disk full, out of time, shutting down, I/O error, corrupt.
+  for (const char* state : {"08006", "53300", "53100", "57014", "57P01", "57P03", "58030", "XX000", "XX001"})
+    EXPECT_TRUE(is_fault(state)) << state;
+  // Values, constraints, a transaction that was left idle, one that met others, mistakes in the SQL.
+  for (const char* state : {"22P02", "22021", "23505", "23503", "25P02", "25P03", "40001", "40P01", "42601", "55P03"})
+    EXPECT_FALSE(is_fault(state)) << state;
+  EXPECT_TRUE(IsDatabaseFault(Unavailable("the database is unavailable")));
+  EXPECT_TRUE(IsDatabaseFault(DeadlineExceeded("the deadline of the call has passed")));
+  EXPECT_TRUE(IsDatabaseFault(Error(Code::kUnknown, "it is not known whether the change was made")));
+  EXPECT_FALSE(IsDatabaseFault(Internal("internal error", "COPY is not supported")));
+  EXPECT_FALSE(IsDatabaseFault(ResourceExhausted("the database is busy, try again later")));
+  EXPECT_FALSE(IsDatabaseFault(Cancelled("the client went away")));
+}
+
 TEST(SqlError, WithoutConstraintThereIsNone) {
   const Error error = MakeSqlError("s", {.state = "42601", .constraint = {}}, "near constraint=\"x\"");
   EXPECT_EQ(SqlErrorOf(error)->constraint, "");

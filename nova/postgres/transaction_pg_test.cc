@@ -104,9 +104,9 @@ TEST_P(TransactionTest, CancellationInAStatementRollsBack) {
   ASSERT_TRUE(Eventually([] { return Active("nap in transaction") == 1; }));
   started.Cancel();
   EXPECT_EQ(started.Get().error().code(), Code::kCancelled);
+  EXPECT_TRUE(Settled(1)) << "what is confirmed keeps the connection";
   EXPECT_EQ(Active("nap in transaction"), 0);
   EXPECT_EQ(Entries(), 0);
-  EXPECT_EQ(Connections("idle"), 1);
 }
 
 TEST_P(TransactionTest, ACallThatEndedBeforeCommitRollsBack) {
@@ -115,18 +115,22 @@ TEST_P(TransactionTest, ACallThatEndedBeforeCommitRollsBack) {
     co_return Ok();
   });
   EXPECT_EQ(done.error().code(), Code::kCancelled);
+  EXPECT_TRUE(Settled(1));
   EXPECT_EQ(Entries(), 0);
-  EXPECT_EQ(Connections("idle"), 1);
 }
 
 TEST_P(TransactionTest, ADeadlineBetweenStatementsRollsBack) {
   const OneShot<bool> never;
-  const auto done = AfterInsert<bool>([&](Call& call, Transaction&) { return never.Wait(call); }, 300ms);
+  const auto done = AfterInsert<bool>([&](Call& call, Transaction&) { return never.Wait(call); }, 1s);
   EXPECT_EQ(done.error().code(), Code::kDeadlineExceeded);
+  EXPECT_TRUE(Settled(1));
   EXPECT_EQ(Entries(), 0);
 }
 
 TEST_P(TransactionTest, TheServerKnowsTheDeadlineForTheTransactionOnly) {
+  PoolConfig config = Defaults();
+  config.cancel_drain = 1s;
+  MakePool(config);
   const std::string statement_before = Value<std::string>("SHOW statement_timeout");
   const std::string idle_before = Value<std::string>("SHOW idle_in_transaction_session_timeout");
   const auto show = [&](const char* what) {
@@ -146,9 +150,10 @@ TEST_P(TransactionTest, TheServerKnowsTheDeadlineForTheTransactionOnly) {
   const std::string idle = show("idle_in_transaction_session_timeout");
   ASSERT_TRUE(statement.ends_with("ms") || statement.ends_with("s")) << statement;
   const auto milliseconds = [](const std::string& text) { return std::stoi(text) * (text.ends_with("ms") ? 1 : 1000); };
-  EXPECT_GT(milliseconds(statement), 0);
-  EXPECT_LE(milliseconds(statement), 4000);
-  EXPECT_GT(milliseconds(idle), milliseconds(statement));
+  // With cancel_drain on top: whoever lives ends it first.
+  EXPECT_GT(milliseconds(statement), 1000);
+  EXPECT_LE(milliseconds(statement), 5000);
+  EXPECT_GT(milliseconds(idle), 1000);
   EXPECT_LE(milliseconds(idle), 5000);
   EXPECT_EQ(Value<std::string>("SHOW statement_timeout"), statement_before) << "the role's own limit is back";
   EXPECT_EQ(Value<std::string>("SHOW idle_in_transaction_session_timeout"), idle_before);
@@ -160,13 +165,13 @@ TEST_P(TransactionTest, AnUnconfirmedRollbackClosesTheConnection) {
   MakePool(config);
   const SteadyTime begin = Clock::System().Now();
   const auto done = AfterInsert<void>([](Call&, Transaction&) -> Task<void> {
-    IsDirect() ? Server().PausePostgres() : Server().PausePooler();
+    Pause();
     co_return NotFound("no such account");
   });
   const Duration took = Clock::System().Now() - begin;
   EXPECT_EQ(Connections("idle"), 0);
   EXPECT_EQ(Connections("in_use"), 0);
-  IsDirect() ? Server().ResumePostgres() : Server().ResumePooler();
+  Resume();
   EXPECT_EQ(done.error().code(), Code::kNotFound);
   EXPECT_LT(took, 5s);
   EXPECT_EQ(Entries(), 0);
@@ -174,15 +179,17 @@ TEST_P(TransactionTest, AnUnconfirmedRollbackClosesTheConnection) {
 
 TEST_P(TransactionTest, ABrokenCommitIsUnknown) {
   PoolConfig config = Defaults();
-  config.query_timeout = 500ms;
   config.cancel_drain = 200ms;
-  MakePool(config);
+  auto policies = Policies();
+  policies.timeout = 1s;
+  MakePool(config, policies);
   const auto done = AfterInsert<void>([](Call&, Transaction&) -> Task<void> {
-    IsDirect() ? Server().PausePostgres() : Server().PausePooler();
+    Pause();
     co_return Ok();
   });
-  IsDirect() ? Server().ResumePostgres() : Server().ResumePooler();
+  Resume();
   EXPECT_EQ(done.error().code(), Code::kUnknown) << done.error().ToString();
+  EXPECT_TRUE(Eventually([&] { return Connections("in_use") == 0; }));
   EXPECT_EQ(Connections("idle"), 0);
 }
 

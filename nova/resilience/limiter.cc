@@ -20,6 +20,9 @@ constexpr double kDriftSeconds = 100;
 // So many calls that are faster than the baseline pull it down half of the way.
 constexpr double kFollowCalls = 32;
 
+// After the last refusal, for so long, more calls than the limit are no burst.
+constexpr Duration kCalm = std::chrono::seconds(1);
+
 // No call counts as more than this, so that a few that hang on something else do not decide for all.
 constexpr double kStretchMax = 3;
 // The most that one window changes.
@@ -63,6 +66,8 @@ void Bind(config::Config& config, LimiterConfig& limiter) {
       {.help = "a call may take so many times what it takes alone before calls are shed", .min = 1.1, .max = 10});
   config.Field("overload.slack", limiter.slack,
                {.help = "or so much longer than alone, whichever is more", .min = milliseconds(1), .max = seconds(10)});
+  config.Field("overload.burst", limiter.burst,
+               {.help = "how long calls may come at once before any is shed; 0 for not at all", .max = seconds(10)});
   config.Field("overload.push_back", limiter.push_back,
                {.help = "when a call that was shed may be tried again", .min = milliseconds(1), .max = seconds(60)});
 }
@@ -97,11 +102,23 @@ int Limiter::Allowed(Priority priority) const {
   return static_cast<int>(limit * 60 / 100);
 }
 
-int Limiter::TryAcquire(Priority priority) {
+bool Limiter::IsBurst(int over, SteadyTime now) {
+  if (config_.burst == Duration::zero() || over >= config_.initial) return false;
+  const Duration::rep time = now.time_since_epoch().count();
+  if (time < shedding_until_.load(std::memory_order_relaxed)) return false;
+  Duration::rep since = kNever;
+  if (burst_since_.compare_exchange_strong(since, time, std::memory_order_relaxed)) return true;
+  return time - since < Duration(config_.burst).count();
+}
+
+int Limiter::TryAcquire(Priority priority, SteadyTime time) {
   const int allowed = Allowed(priority);
   int now = in_flight_.load(std::memory_order_relaxed);
   do {
-    if (now >= allowed) {
+    if (now >= allowed && !IsBurst(now - allowed, time)) {
+      // As long as calls have to be refused, no burst is to be expected: this is what more calls than the server can
+      // work on look like.
+      shedding_until_.store((time + kCalm).time_since_epoch().count(), std::memory_order_relaxed);
       // Read first: under overload this is written once in a window, and not by every call.
       if (!refused_.load(std::memory_order_relaxed)) refused_.store(true, std::memory_order_relaxed);
       return 0;
@@ -111,7 +128,9 @@ int Limiter::TryAcquire(Priority priority) {
 }
 
 void Limiter::Release(const Ended& ended, SteadyTime now) {
-  in_flight_.fetch_sub(1, std::memory_order_relaxed);
+  const int left = in_flight_.fetch_sub(1, std::memory_order_relaxed) - 1;
+  if (burst_since_.load(std::memory_order_relaxed) != kNever && left <= limit() / 2)
+    burst_since_.store(kNever, std::memory_order_relaxed);
   if (!ended.success || now <= ended.arrival) return;
   std::lock_guard lock(mutex_);
   Add(ended, now - ended.arrival);

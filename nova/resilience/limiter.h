@@ -18,6 +18,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <vector>
@@ -45,6 +46,10 @@ struct LimiterConfig {
   double tolerance = 1.5;
   // or so much longer than it, whichever is more.
   std::chrono::milliseconds slack = std::chrono::milliseconds(3);
+  // How long more calls may come at once than the limit grants before any is refused, if none was lately: a hundred
+  // calls that come together and are done in a moment are no overload. Never more of them than `initial` over the
+  // limit.
+  std::chrono::milliseconds burst = std::chrono::milliseconds(50);
   // What a call that was shed is told to wait before it is tried again; up to a quarter less or more, so that those who
   // were shed together do not come back together.
   std::chrono::milliseconds push_back = std::chrono::milliseconds(100);
@@ -75,7 +80,7 @@ class Limiter {
   Limiter& operator=(const Limiter&) = delete;
 
   // How many calls are under way with this one; 0: it is refused. Takes no lock.
-  int TryAcquire(Priority priority);
+  int TryAcquire(Priority priority, SteadyTime now);
   // Once for every call that was not refused. Precondition: ended.method < methods.
   void Release(const Ended& ended, SteadyTime now);
 
@@ -120,6 +125,9 @@ class Limiter {
     double limit;
   };
 
+  // Whether a call over its share is let in all the same.
+  bool IsBurst(int over, SteadyTime now);
+
   // All with mutex_ held.
   void Add(const Ended& ended, Duration took);
   void Close(SteadyTime now);
@@ -136,6 +144,10 @@ class Limiter {
   // Since the limit was last set.
   std::atomic<bool> refused_ = false;
   std::atomic<std::uint64_t> push_backs_ = 0;
+  // Of the steady clock; kNever: no burst is under way.
+  static constexpr Duration::rep kNever = std::numeric_limits<Duration::rep>::min();
+  std::atomic<Duration::rep> burst_since_ = kNever;
+  std::atomic<Duration::rep> shedding_until_ = kNever;
 
   mutable std::mutex mutex_;
   // Guarded by mutex_.

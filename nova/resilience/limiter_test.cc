@@ -25,6 +25,7 @@ LimiterConfig Limits(int initial, int min, int max) {
   config.initial = initial;
   config.min = min;
   config.max = max;
+  config.burst = milliseconds(0);
   return config;
 }
 
@@ -134,7 +135,7 @@ class Simulation {
     const auto by = static_cast<std::size_t>(kind.priority);
     ++seen.offered;
     ++seen.offered_by[by];
-    const int in_flight = limiter_.TryAcquire(kind.priority);
+    const int in_flight = limiter_.TryAcquire(kind.priority, now_);
     if (in_flight == 0) {
       ++seen.shed;
       ++seen.shed_by[by];
@@ -308,7 +309,7 @@ TEST_F(LimiterTest, OnlySuccessesAreMeasured) {
     for (int i = 0; i < calls; ++i) {
       const SteadyTime arrival = now;
       std::vector<int> in_flight;
-      for (int j = 0; j < 50; ++j) in_flight.push_back(limiter.TryAcquire(Priority::kNormal));
+      for (int j = 0; j < 50; ++j) in_flight.push_back(limiter.TryAcquire(Priority::kNormal, SteadyTime()));
       now += took;
       for (const int n : in_flight)
         limiter.Release({.method = 0, .in_flight = n, .arrival = arrival, .success = success}, now);
@@ -328,10 +329,10 @@ TEST_F(LimiterTest, TheLeastImportantIsShedFirst) {
   for (const int limit : {4, 5, 6, 7, 8, 10, 64, 1'024}) {
     Limiter limiter(Limits(limit, limit, limit), 1);
     int low = 0, normal = 0, high = 0, critical = 0;
-    while (limiter.TryAcquire(Priority::kLow) != 0) ++low;
-    while (limiter.TryAcquire(Priority::kNormal) != 0) ++normal;
-    while (limiter.TryAcquire(Priority::kHigh) != 0) ++high;
-    while (limiter.TryAcquire(Priority::kCritical) != 0) ++critical;
+    while (limiter.TryAcquire(Priority::kLow, SteadyTime()) != 0) ++low;
+    while (limiter.TryAcquire(Priority::kNormal, SteadyTime()) != 0) ++normal;
+    while (limiter.TryAcquire(Priority::kHigh, SteadyTime()) != 0) ++high;
+    while (limiter.TryAcquire(Priority::kCritical, SteadyTime()) != 0) ++critical;
     EXPECT_GE(low, limit / 2);
     EXPECT_GE(normal, 1);
     EXPECT_GE(high, 1);
@@ -373,7 +374,7 @@ TEST_F(LimiterTest, PlacesTakenAreGivenBackUnderRandomSchedules) {
       if (random() % 2 == 0) {
         const Priority priority = kPriorities[random() % 4];
         const int allowed = limiter.Allowed(priority);
-        const int in_flight = limiter.TryAcquire(priority);
+        const int in_flight = limiter.TryAcquire(priority, SteadyTime());
         ASSERT_EQ(in_flight > 0, static_cast<int>(open.size()) < allowed);
         if (in_flight == 0) continue;
         open.push_back({.method = random() % 3, .in_flight = in_flight, .arrival = now, .success = random() % 4 != 0});
@@ -392,6 +393,52 @@ TEST_F(LimiterTest, PlacesTakenAreGivenBackUnderRandomSchedules) {
   }
 }
 
+// More than the limit for a moment is a burst, for longer it is overload; and while calls are refused there is no
+// burst.
+TEST_F(LimiterTest, ABurstIsLetInAndOverloadIsNot) {
+  LimiterConfig config = Limits(10, 10, 10);
+  config.burst = milliseconds(50);
+  Limiter limiter(config, 1);
+  SteadyTime now(seconds(1'000));
+  std::vector<Limiter::Ended> open;
+  const auto acquire = [&] {
+    const int in_flight = limiter.TryAcquire(Priority::kHigh, now);
+    if (in_flight > 0) open.push_back({.method = 0, .in_flight = in_flight, .arrival = now, .success = true});
+    return in_flight > 0;
+  };
+  const auto release_all = [&] {
+    for (const auto& ended : open) limiter.Release(ended, now);
+    open.clear();
+  };
+  for (int i = 0; i < 20; ++i) EXPECT_TRUE(acquire()) << i;
+  EXPECT_FALSE(acquire()) << "twice the initial limit is the most";
+  release_all();
+  EXPECT_TRUE(acquire());
+
+  // That refusal ends the indulgence for a while.
+  for (int i = 1; i < 10; ++i) EXPECT_TRUE(acquire());
+  EXPECT_FALSE(acquire());
+  now += milliseconds(999);
+  EXPECT_FALSE(acquire());
+  now += milliseconds(1'000);
+  EXPECT_TRUE(acquire());
+
+  // Over the limit for longer than a burst lasts.
+  now += milliseconds(49);
+  EXPECT_TRUE(acquire());
+  now += milliseconds(1);
+  EXPECT_FALSE(acquire());
+  release_all();
+
+  // The next burst has its own time, when the server was half idle in between.
+  now += seconds(10);
+  for (int i = 0; i < 15; ++i) EXPECT_TRUE(acquire()) << i;
+  release_all();
+  now += milliseconds(60);
+  for (int i = 0; i < 15; ++i) EXPECT_TRUE(acquire()) << i;
+  release_all();
+}
+
 TEST_F(LimiterTest, ThreadsNeverTakeMoreThanIsAllowed) {
   Limiter limiter(Limits(8, 8, 8), 2);
   std::atomic<int> inside = 0;
@@ -403,7 +450,7 @@ TEST_F(LimiterTest, ThreadsNeverTakeMoreThanIsAllowed) {
       for (int i = 0; i < 20'000; ++i) {
         const Priority priority = kPriorities[random() % 4];
         const SteadyTime arrival = Clock::System().Now();
-        const int in_flight = limiter.TryAcquire(priority);
+        const int in_flight = limiter.TryAcquire(priority, SteadyTime());
         if (in_flight == 0) continue;
         const int now = inside.fetch_add(1) + 1;
         for (int seen = most.load(); now > seen && !most.compare_exchange_weak(seen, now);) {

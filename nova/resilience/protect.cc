@@ -22,6 +22,13 @@ Duration LimitOf(const Dependency& dependency, const ProtectOptions& options) {
   return std::min<Duration>(dependency.config().timeout + options.patience, options.limit);
 }
 
+// Whether those above the request of `call` must not try again what failed. What a cache does not answer is done
+// without: it says nothing about the request either way.
+void SetSpent(const Call& call, const Dependency& dependency, bool spent) {
+  if (dependency.kind() == Kind::kCache) return;
+  if (auto* const allowance = call.retries()) allowance->spent = spent;
+}
+
 }  // namespace
 
 Guard::Guard(Call& call, Dependency& dependency, const ProtectOptions& options)
@@ -49,6 +56,12 @@ Guard::~Guard() {
 Result<void> Guard::Begin() {
   const bool first = attempt_.number_ == 0;
   NOVA_TRY(first ? call_.Check(start_) : call_.Check());
+  // Who goes on after something was given up has got over it; the request must not be judged by that any more.
+  if (first) {
+    SetSpent(parent_, dependency_, false);
+  } else {
+    dependency_.CountRetry();
+  }
   const SteadyTime now = first && &dependency_.clock() == &Clock::System() ? start_ : Now();
   if (options_.always) {
     attempt_.breaker_ = dependency_.breaker().AcquireAlways(now, options_.patience);
@@ -56,7 +69,7 @@ Result<void> Guard::Begin() {
     auto breaker = dependency_.breaker().TryAcquire(now, options_.patience);
     if (!breaker) {
       dependency_.Count(Outcome::kOpen);
-      if (auto* const allowance = parent_.retries()) allowance->spent = true;
+      SetSpent(parent_, dependency_, true);
       return Unavailable("a dependency is unavailable", Named(dependency_) + ": its circuit breaker is open");
     }
     attempt_.breaker_ = *std::move(breaker);
@@ -74,6 +87,7 @@ Result<void> Guard::Begin() {
   ++attempt_.number_;
   attempt_.begin_ = now;
   attempt_.said_.reset();
+  attempt_.slow_ = false;
   attempt_.fault_ = dependency_.DrawFault();
   under_way_ = true;
   return Ok();
@@ -84,7 +98,7 @@ void Guard::End(Outcome outcome, bool failed) {
   const SteadyTime now = Now();
   const Duration took = now - attempt_.begin_;
   const Duration limit = std::min<Duration>(dependency_.config().slow + options_.patience, options_.limit / 2);
-  const bool slow = !options_.lasting && took >= limit;
+  const bool slow = attempt_.slow_ || (!options_.lasting && took >= limit);
   // What its caller ended tells nothing, unless it had been slow by then.
   if (outcome != Outcome::kCancelled || slow) attempt_.breaker_.Record({.failed = failed, .slow = slow}, now);
   attempt_.breaker_ = {};
@@ -146,7 +160,7 @@ Error Guard::Failed(Error error) {
 std::optional<Duration> Guard::Refuse(NoRetry reason) {
   dependency_.CountRefusedRetry(reason);
   // Those above must not try either what was given up here.
-  if (auto* const allowance = parent_.retries()) allowance->spent = true;
+  SetSpent(parent_, dependency_, true);
   return std::nullopt;
 }
 
@@ -156,6 +170,8 @@ std::optional<Duration> Guard::RetryAfter(const Error& error) {
   // Whoever may repeat the whole is further up: nothing is spent by not repeating a part.
   if (options_.idempotency == Idempotency::kNone) return std::nullopt;
   const RetryConfig& config = dependency_.config().retry;
+  // Nor where retries are turned off, so that they are left to one hop of the chain.
+  if (config.tries_max == 1 || config.budget_ratio == 0) return std::nullopt;
   if (attempt_.number_ >= config.tries_max) return Refuse(NoRetry::kTries);
   runtime::RetryAllowance& allowance = attempt_.allowance();
   if (allowance.left <= 0) return Refuse(NoRetry::kAllowance);
@@ -165,7 +181,6 @@ std::optional<Duration> Guard::RetryAfter(const Error& error) {
   if (!dependency_.retry_budget().TryWithdraw()) return Refuse(NoRetry::kBudget);
   --allowance.left;
   ++allowance.used;
-  dependency_.CountRetry();
   dependency_.ShowTokens();
   return pause;
 }

@@ -51,6 +51,8 @@ class Attempt {
   int number() const { return number_; }
   // For work that goes on when its caller has gone: take it along, tell it Orphan(), and drop it at the real end.
   Bulkhead::Permit TakePermit() { return std::move(bulkhead_); }
+  // Lasting work, whose duration says nothing, saw that the dependency was slow.
+  void SetSlow() { slow_ = true; }
   // What the peer said about trying again.
   void SetPushBack(PushBack said) { said_ = said; }
   // What is left of the request's retries, or of this call's own if it serves no request: for work that tells the next
@@ -66,6 +68,7 @@ class Attempt {
   Bulkhead::Permit bulkhead_;
   runtime::RetryAllowance* allowance_ = nullptr;
   std::optional<PushBack> said_;
+  bool slow_ = false;
   Fault fault_ = Fault::kNone;
 };
 

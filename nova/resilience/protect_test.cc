@@ -613,6 +613,59 @@ TEST_F(RetryingTest, WhatIsGivenUpHereIsNotToBeTriedAgainAbove) {
   EXPECT_TRUE(spent(FailsFirst(0, Unavailable("")), kSafe)) << "the breaker is open";
 }
 
+// A hop that does not retry at all leaves it to those above.
+TEST_F(RetryingTest, WhereRetriesAreTurnedOffNothingIsGivenUp) {
+  for (const bool by_tries : {true, false}) {
+    DependencyConfig config = config_;
+    if (by_tries) {
+      config.retry.tries_max = 1;
+    } else {
+      config.retry.budget_ratio = 0;
+    }
+    telemetry::Metrics metrics;
+    PeerDependency dependency("peer", metrics, config);
+    RetryAllowance allowance{.left = 2};
+    tries_ = 0;
+    ASSERT_TRUE(Run([&](Call& call) -> Task<void> {
+      Call request(call.strand(), {.deadline = call.deadline(), .retries = &allowance});
+      EXPECT_FALSE(co_await Protect(request, dependency, FailsFirst(9, Unavailable("down")),
+                                    {.idempotency = Idempotency::kSafe}));
+      co_return Ok();
+    }));
+    EXPECT_FALSE(allowance.spent) << by_tries;
+    EXPECT_EQ(tries_, 1);
+  }
+}
+
+// A request that got over what was given up below it, and then fails for another reason, may be tried again above.
+TEST_F(RetryingTest, WhatTheRequestGotOverDoesNotForbidAnotherTryAbove) {
+  while (dependency().breaker().state() == State::kClosed) (void)ProtectOnce(Unavailable("down"));
+  PeerDependency other("other", metrics_);
+  DependencyConfig config = DependencyConfig::Default(Kind::kCache);
+  config.breaker = config_.breaker;
+  CacheDependency cache("cache", metrics_, config);
+  const auto fails = [](Attempt&) -> Task<int> { co_return Unavailable("down"); };
+  RetryAllowance allowance{.left = 2};
+  const auto ran = Run([&](Call& call) -> Task<void> {
+    Call request(call.strand(), {.deadline = call.deadline(), .retries = &allowance});
+    EXPECT_FALSE(co_await Protect(request, dependency(), fails));
+    EXPECT_TRUE(allowance.spent);
+    // Plan B has a failure of its own, which nobody has tried again yet.
+    EXPECT_FALSE(co_await Protect(request, other, fails));
+    EXPECT_FALSE(allowance.spent);
+
+    // An open cache is done without; and to have asked one changes nothing about what came before.
+    while (cache.breaker().state() == State::kClosed) (void)co_await Protect(request, cache, fails);
+    EXPECT_FALSE(co_await Protect(request, cache, fails));
+    EXPECT_FALSE(allowance.spent);
+    EXPECT_FALSE(co_await Protect(request, dependency(), fails));
+    EXPECT_FALSE(co_await Protect(request, cache, fails));
+    EXPECT_TRUE(allowance.spent);
+    co_return Ok();
+  });
+  ASSERT_TRUE(ran);
+}
+
 TEST_F(RetryingTest, APeersWordOnTryingAgainIsKept) {
   FillBudget();
   constexpr ProtectOptions kSafe{.idempotency = Idempotency::kSafe};
@@ -663,6 +716,7 @@ TEST_F(RetryingTest, ThePauseHoldsNoPermitAndEndsWithTheCall) {
   });
   ASSERT_TRUE(ran);
   EXPECT_EQ(tries_, 1);
+  EXPECT_EQ(Retries(), 0) << "one that was paused for, and never made";
   ExpectAllPermitsBack();
 }
 

@@ -18,9 +18,10 @@ using runtime::Task;
 
 namespace {
 
-// The first wait after a lost connection, and the longest.
+// The first wait after a lost connection, and the longest: a peer that is back must not be found later than the next
+// probes of its breaker, whose open time is about as long.
 constexpr int kReconnectBackoffInitialMs = 100;
-constexpr int kReconnectBackoffMaxMs = 5'000;
+constexpr int kReconnectBackoffMaxMs = 1'000;
 
 // With a call under way, silence of the first length asks the peer whether it is alive, and of the second gives it up.
 constexpr int kKeepaliveTimeMs = 20'000;
@@ -260,6 +261,7 @@ class Client::StreamClientCall final : public RawClientStream {
   }
 
   Task<void> Finish(Call& call) override {
+    if (let_go_) co_return FailedPrecondition("the stream was finished");
     if (!started_) {
       NOVA_CO_TRY(Ready(call));
       NOVA_CO_TRY(co_await StartWithFault(call));
@@ -292,7 +294,11 @@ class Client::StreamClientCall final : public RawClientStream {
   Task<void> StartWithFault(Call& call) {
     // As everywhere here, a wait that ends early ends the stream.
     const CancelHook hook(call, [this](const Error& reason) { guard_.call().Cancel(reason); });
-    if (auto injected = co_await guard_.InjectBefore(); !injected) {
+    auto injected = co_await guard_.InjectBefore();
+    // A read and a write may wait for the same fault; whoever is the first to come back acts for both.
+    if (started_) co_return Ok();
+    if (broken_) co_return Cancelled("an earlier wait on this stream ended early");
+    if (!injected) {
       broken_ = true;
       counts_ = false;
       client_.Finished(outgoing_, injected);

@@ -76,6 +76,7 @@ class OverloadTest : public ::testing::Test {
     config.overload.min = min;
     config.overload.max = max;
     config.overload.slack = milliseconds(1);
+    config.overload.burst = milliseconds(0);
     server_.emplace(runtime_, metrics_, config,
                     ServerSecurity{.credentials = Mtls().ServerCredentials("echo"), .stack = {}});
     server_->Add(MakeLoad());

@@ -1,6 +1,7 @@
 // What protects a call to a peer, over real gRPC on loopback: retries and who may make them, push-back, the allowance
 // that the hops of a chain share, breaker and bulkhead.
 #include <atomic>
+#include <boost/asio/co_spawn.hpp>
 #include <boost/asio/post.hpp>
 #include <cstdio>
 #include <functional>
@@ -19,6 +20,7 @@
 #include "nova/rpc/client.h"
 #include "nova/rpc/retry_headers.h"
 #include "nova/rpc/server.h"
+#include "nova/runtime/one_shot.h"
 #include "nova/telemetry/log.h"
 #include "nova/tls/credentials.h"
 #include "tests/eventually.h"
@@ -532,6 +534,24 @@ TEST_F(RetryTest, APushBackFromBelowIsPassedOn) {
   EXPECT_EQ(One(said.trailers, kRetryPushBackHeader), "-1");
 }
 
+TEST_F(RetryTest, WhatAHandlerGotOverForbidsNothing) {
+  ForeignPeer given_up([](int) {
+    return ForeignPeer::Answer{.code = grpc::StatusCode::UNAVAILABLE, .trailers = {{kRetryPushBackHeader, "-1"}}};
+  });
+  Link to_given_up(given_up.port());
+  Peer plan_b(runtime_, FailsAlways);
+  Link to_plan_b(plan_b.port());
+  Peer hop(runtime_, [&](Call& call, const Ping& ping) -> Task<Pong> {
+    if (auto pong = co_await to_given_up.client().Invoke(call, Methods::kSafe, ping)) co_return pong;
+    // It may not be repeated here, but nobody has forbidden those above to.
+    co_return co_await to_plan_b.client().Invoke(call, Methods::kOnce, ping);
+  });
+  const Said said = Ask(hop.port(), Methods::kSafe.path, {});
+  EXPECT_EQ(said.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(plan_b.calls(), 1);
+  EXPECT_EQ(One(said.trailers, kRetryPushBackHeader), "absent");
+}
+
 TEST_F(RetryTest, AnAnswerThatIsAnErrorForbidsNothing) {
   Peer hop(runtime_, FailsWith({Code::kInvalidArgument}));
   const Said said = Ask(hop.port(), Methods::kSafe.path, {});
@@ -834,6 +854,51 @@ TEST_F(StreamTest, AfterAnInjectedDelayItIsAsGoodAsAny) {
   EXPECT_TRUE(ended.ok()) << ended.error().ToString();
   EXPECT_GE(Clock::System().Now() - begin, milliseconds(30));
   EXPECT_EQ(peer.calls(), 1);
+}
+
+// A read and a write may be outstanding at a time: both meet the fault, and the stream begins, or fails, once.
+TEST_F(StreamTest, AReadAndAWriteMayWaitForTheSameFault) {
+  for (const bool black_hole : {false, true}) {
+    Peer peer(runtime_, Answers);
+    DependencyConfig config = Quick();
+    config.faults.delay = black_hole ? 0 : 1;
+    config.faults.delay_time = milliseconds(30);
+    config.faults.black_hole = black_hole ? 1 : 0;
+    Link link(peer.port(), config);
+    const auto ended = runtime_.RunBlocking<void>(seconds(20), [&](Call& call) -> Task<void> {
+      Call patience(call, black_hole ? milliseconds(50) : milliseconds(20'000));
+      auto opened = link.client().Open(call, Methods::kWatch);
+      if (!opened) co_return opened.error();
+      std::optional<Result<std::optional<Pong>>> read;
+      runtime::OneShot<bool> has_read;
+      boost::asio::co_spawn(
+          call.strand(),
+          [&]() -> runtime::Awaitable<void> {
+            read.emplace(co_await opened->Read(patience));
+            (void)has_read.TrySet(true);
+          },
+          [](std::exception_ptr thrown) { EXPECT_EQ(thrown, nullptr); });
+      // The read has met the fault first.
+      co_await boost::asio::post(call.strand(), runtime::use_task);
+      Ping ping;
+      ping.set_text("end");
+      const auto written = co_await opened->Write(patience, ping);
+      if (written) NOVA_CO_TRY(co_await opened->WritesDone(patience));
+      NOVA_CO_TRY(co_await has_read.Wait(call));
+      EXPECT_EQ(read->ok(), written.ok());
+      if (!written) co_return written.error();
+      EXPECT_TRUE((*read)->has_value());
+      NOVA_CO_TRY(const auto last, co_await opened->Read(call));
+      EXPECT_FALSE(last.has_value());
+      NOVA_CO_TRY(co_await opened->Finish(call));
+      EXPECT_EQ((co_await opened->Finish(call)).error().code(), Code::kFailedPrecondition);
+      co_return Ok();
+    });
+    EXPECT_EQ(ended.ok(), !black_hole) << ended.error().ToString();
+    EXPECT_EQ(peer.calls(), black_hole ? 0 : 1);
+    EXPECT_EQ(link.outcomes("ok") + link.outcomes("cancelled") + link.outcomes("failed") + link.outcomes("timeout"), 1)
+        << link.metrics().Scrape();
+  }
 }
 
 TEST_F(StreamTest, AnInjectedAbortLosesTheEnd) {

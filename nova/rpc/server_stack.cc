@@ -114,7 +114,7 @@ class OverloadLayer final : public ServerLayer {
   Result<void> Admit(Incoming& incoming) override {
     const MethodPolicy& method = incoming.method;
     if (method.kind != MethodKind::kUnary || method.service.starts_with("grpc.")) return Ok();
-    incoming.in_flight = limiter_.TryAcquire(method.priority);
+    incoming.in_flight = limiter_.TryAcquire(method.priority, incoming.arrival);
     if (incoming.in_flight == 0) return Shed(incoming);
     in_flight_.Increment();
     return Ok();

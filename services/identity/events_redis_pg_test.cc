@@ -38,7 +38,8 @@ class UserEventsTest : public IdentityTest {
   }
 
   tests::EventProducer user_{runtime_, "user"};
-  redis::Client redis_{runtime_, metrics_, tests::RedisFixture::Instance().Client(kName)};
+  resilience::CacheDependency streams_{"redis", metrics_};
+  redis::Client redis_{runtime_, metrics_, streams_, tests::RedisFixture::Instance().Client(kName)};
   events::Consumer consumer_{outbox_, pool_, redis_, metrics_, {.group = kName, .block = 500ms}};
   runtime::Scope scope_{runtime_};
 };

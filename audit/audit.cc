@@ -4,6 +4,7 @@
 
 #include "audit/checks.h"
 #include "audit/database_probe.h"
+#include "audit/fault_probe.h"
 #include "audit/grpc_probe.h"
 #include "audit/tcp.h"
 
@@ -64,8 +65,9 @@ Result<std::vector<Row>> Run(runtime::Runtime& runtime, const AuditConfig& confi
   NOVA_TRY(Reach(runtime, config));
   NOVA_TRY(const auto grpc, GrpcProbe::Create(runtime, config));
   DatabaseProbe database(runtime, config);
-  Stack stack{.grpc = *grpc, .database = database};
-  return RunChecks(AllChecks(), stack, config.only, config.faults);
+  FaultProbe faults(runtime, config);
+  Stack stack{.grpc = *grpc, .database = database, .faults = faults};
+  return RunChecks(AllChecks(), stack, config);
 }
 
 }  // namespace nova::audit

@@ -8,14 +8,18 @@
 //   return ExitCode(rows);
 #pragma once
 
+#include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "audit/report.h"
+#include "audit/stall.h"
 #include "nova/base/result.h"
 #include "nova/config/config.h"
 #include "nova/config/topology.h"
 #include "nova/postgres/config.h"
+#include "nova/redis/config.h"
 #include "nova/runtime/runtime.h"
 #include "nova/tls/config.h"
 
@@ -28,6 +32,8 @@ struct ServiceTarget {
   // host:port of its gRPC and its admin port.
   std::string grpc_target;
   std::string admin_target;
+  // What it is known to call, by the names it must have in its metrics.
+  std::vector<std::string> dependencies = {};
 };
 
 struct AuditConfig {
@@ -40,14 +46,24 @@ struct AuditConfig {
   postgres::ConnectionConfig direct = {};
   // PgBouncer's console: database `pgbouncer`, a user of its stats_users.
   postgres::ConnectionConfig pgbouncer_admin = {};
+  // Redis, as its user `audit`, who may do little more than PING.
+  redis::ClientConfig redis = {};
+  // For the faults: the certificate of somebody who may register a user, and act as one.
+  tls::ChannelTlsConfig user_identity = {};
+  // The processes that a fault may stop: "postgres", "pgbouncer", "redis" and the services.
+  std::vector<ProcessTarget> processes = {};
   // What was decided: the connection budget of each service, the replicas.
   config::Topology topology = {};
 
   // One promise, or empty for all.
   std::string only = {};
-  // Run the checks that inject faults and load, too.
+  // Run the checks that inject faults and load, too. That takes a minute.
   bool faults = false;
   bool json = false;
+  // Told what is being done, for people who wait.
+  std::function<void(std::string_view)> progress = {};
+  // Asked often: true ends the audit soon, with everything as it was and the rest not measured.
+  std::function<bool()> interrupted = {};
   // New connections to each service.
   int handshake_samples = 200;
   // Statements through PgBouncer, and as many around it.
@@ -57,10 +73,10 @@ struct AuditConfig {
 // The settings of the command line; the rest of the struct says how the stack is reached and is the caller's.
 void Bind(config::Config& config, AuditConfig& audit);
 
-// Measures. Takes some seconds; to be called from a thread that is not the runtime's. A part that does not answer is a
-// finding. Errors: INVALID_ARGUMENT for an unknown promise, listing the promises; UNAVAILABLE if nothing of the stack
-// answers, naming what was tried and the remedy; those of IdentityPublisher::Create if the audit's certificate is not
-// usable.
+// Measures. Takes some seconds, with faults a minute more; to be called from a thread that is not the runtime's. A part
+// that does not answer is a finding. Errors: INVALID_ARGUMENT for an unknown promise, listing the promises; UNAVAILABLE
+// if nothing of the stack answers, naming what was tried and the remedy; those of IdentityPublisher::Create if the
+// audit's certificate is not usable.
 Result<std::vector<Row>> Run(runtime::Runtime& runtime, const AuditConfig& config);
 
 }  // namespace nova::audit

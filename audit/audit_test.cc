@@ -26,6 +26,7 @@ AuditConfig DeadStack() {
   config.pooled.port = 1;
   config.direct.port = 1;
   config.pgbouncer_admin.port = 1;
+  config.redis.port = 1;
   return config;
 }
 
@@ -80,7 +81,15 @@ class ChecksTest : public ::testing::Test {
   AuditConfig config_ = DeadStack();
   std::unique_ptr<GrpcProbe> grpc_ = MakeGrpcProbe();
   DatabaseProbe database_{runtime_, config_};
-  Stack stack_{.grpc = *grpc_, .database = database_};
+  FaultProbe faults_{runtime_, config_};
+  Stack stack_{.grpc = *grpc_, .database = database_, .faults = faults_};
+
+  std::vector<Row> Run(std::span<const Check> checks, const std::string& only, bool faults) {
+    AuditConfig config = config_;
+    config.only = only;
+    config.faults = faults;
+    return RunChecks(checks, stack_, config);
+  }
 };
 
 TEST_F(ChecksTest, RunThoseAskedForInTheOrderOfTheTable) {
@@ -99,7 +108,7 @@ TEST_F(ChecksTest, RunThoseAskedForInTheOrderOfTheTable) {
        .intrusive = true,
        .measure = [](Stack&) { return Finding::Judge(true, "1"); }},
   };
-  const auto all = RunChecks(kTable, stack_, "", false);
+  const auto all = Run(kTable, "", false);
   ASSERT_EQ(all.size(), 3U);
   EXPECT_EQ(all[0].status, Row::Status::kFail);
   EXPECT_EQ(all[0].value, "2");
@@ -110,15 +119,26 @@ TEST_F(ChecksTest, RunThoseAskedForInTheOrderOfTheTable) {
   EXPECT_THAT(all[2].how, StartsWith("intrusive; needs --faults"));
   EXPECT_EQ(all[2].value, "");
 
-  const auto only_b = RunChecks(kTable, stack_, "B", true);
+  const auto only_b = Run(kTable, "B", true);
   ASSERT_EQ(only_b.size(), 2U);
   EXPECT_EQ(only_b[0].check, "is not built");
   EXPECT_EQ(only_b[1].status, Row::Status::kPass);
 }
 
+TEST_F(ChecksTest, AreNotMadeOnceSomebodyWantsTheAuditToEnd) {
+  constexpr Check kTable[] = {
+      {.promise = "A", .name = "is not made", .floor = "1", .how = "asked", .measure = [](Stack&) {
+         return Finding::Judge(true, "1");
+       }}};
+  config_.interrupted = [] { return true; };
+  const auto rows = Run(kTable, "", false);
+  EXPECT_EQ(rows[0].status, Row::Status::kNotMeasured);
+  EXPECT_EQ(rows[0].how, "asked; interrupted");
+}
+
 // A refusal proves nothing where nobody listens, and a figure needs somebody to measure: nothing may pass.
 TEST_F(ChecksTest, NothingPassesWithoutAStack) {
-  const auto rows = RunChecks(AllChecks(), stack_, "", false);
+  const auto rows = Run(AllChecks(), "", true);
   for (const Row& row : rows) {
     const bool about_health = row.promise == "P0-4" && row.value == "0 of 1";
     EXPECT_EQ(row.status, about_health ? Row::Status::kFail : Row::Status::kNotMeasured)

@@ -5,6 +5,36 @@
 namespace nova::audit {
 namespace {
 
+// How the rows of a fault are measured, whichever the fault is.
+constexpr std::string_view kHowPolicies =
+    "/metrics of every service: each dependency that it names, and each that the map of modules says it has, with its "
+    "timeout, the state of its breaker and the size of its bulkhead";
+constexpr std::string_view kHowDeadline =
+    "SIGSTOP, and a dozen or two users of each service that needs it, each with a deadline of 2 s: how long the "
+    "longest "
+    "of their calls took; 0.25 s are for this machine";
+constexpr std::string_view kHowOpen =
+    "the same calls, until nova_breaker_transitions_total of each service that needs it says from closed to open, 20 s "
+    "at most";
+constexpr std::string_view kHowOpenPeer =
+    "the same calls; the caller is the audit's own rpc::Client with the default policies, which is what services call "
+    "each other with: user asks identity for its keys too rarely to fill a window";
+constexpr std::string_view kHowOthers =
+    "meanwhile, over and over, with a deadline of 1 s and the retries of every rpc::Client: health and /livez of every "
+    "service, and the methods that the "
+    "cache, the database or the last known keys are enough for";
+constexpr std::string_view kHowOthersSlower =
+    "meanwhile, over and over, with the retries of every rpc::Client: the calls above, which the database answers in "
+    "the "
+    "cache's place, methods that need neither, and health and /livez of every service; as the former suddenly take "
+    "fifty "
+    "times as long, the server may shed a few until it has learnt that this does not help";
+constexpr std::string_view kHowOtherBreakers =
+    "nova_breaker_transitions_total from closed to open of all other dependencies of every service, before and after";
+constexpr std::string_view kHowBack =
+    "from SIGCONT until a call of each kind was answered and each breaker that had opened was seen closed, without a "
+    "restart; the floor is the open time of 1 s, and 2 s";
+
 // Floors are the figures of the promise itself, never those of the configuration that is being judged.
 constexpr Check kChecks[] = {
     {.promise = "P0-1",
@@ -217,46 +247,202 @@ constexpr Check kChecks[] = {
      .intrusive = true},
 
     {.promise = "P0-5",
-     .name = "outbound calls without a deadline",
-     .unit = "calls",
+     .name = "dependencies without a deadline",
+     .unit = "dependencies",
      .floor = "0",
-     .how = "stalled peers of every kind: each call of each service ends by its deadline",
-     .intrusive = true},
+     .how = kHowPolicies,
+     .measure = [](Stack& stack) { return stack.faults.WithoutDeadline(); }},
     {.promise = "P0-5",
-     .name = "outbound calls without a breaker",
-     .unit = "calls",
+     .name = "dependencies without a breaker",
+     .unit = "dependencies",
      .floor = "0",
-     .how = "breaker state over time, exported by every service, while peers stall",
-     .intrusive = true},
+     .how = kHowPolicies,
+     .measure = [](Stack& stack) { return stack.faults.WithoutBreaker(); }},
     {.promise = "P0-5",
-     .name = "outbound calls without a bulkhead",
-     .unit = "calls",
+     .name = "dependencies without a bulkhead",
+     .unit = "dependencies",
      .floor = "0",
-     .how = "permits in use, exported by every service, while peers stall",
-     .intrusive = true},
+     .how = kHowPolicies,
+     .measure = [](Stack& stack) { return stack.faults.WithoutBulkhead(); }},
+    {.promise = "P0-5",
+     .name = "stalled Redis: the longest of calls with 2 s",
+     .unit = "s",
+     .floor = "<= 2.25",
+     .how = kHowDeadline,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.DeadlineKept(FaultProbe::Part::kRedis); }},
+    {.promise = "P0-5",
+     .name = "stalled Redis: breakers that open",
+     .unit = "breakers",
+     .floor = "all",
+     .how = kHowOpen,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.BreakersOpen(FaultProbe::Part::kRedis); }},
+    {.promise = "P0-5",
+     .name = "stalled Redis: what can do without is answered",
+     .unit = "calls",
+     .floor = ">= 95 % of",
+     .how = kHowOthersSlower,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.OthersAnswered(FaultProbe::Part::kRedis); }},
+    {.promise = "P0-5",
+     .name = "stalled Redis: breakers of others that open",
+     .unit = "breakers",
+     .floor = "0",
+     .how = kHowOtherBreakers,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.OtherBreakersOpen(FaultProbe::Part::kRedis); }},
+    {.promise = "P0-5",
+     .name = "stalled Redis: all is well again after",
+     .unit = "s",
+     .floor = "<= 3",
+     .how = kHowBack,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.BackAfter(FaultProbe::Part::kRedis); }},
+    {.promise = "P0-5",
+     .name = "stalled PostgreSQL: the longest of calls with 2 s",
+     .unit = "s",
+     .floor = "<= 2.25",
+     .how = kHowDeadline,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.DeadlineKept(FaultProbe::Part::kPostgres); }},
+    {.promise = "P0-5",
+     .name = "stalled PostgreSQL: breakers that open",
+     .unit = "breakers",
+     .floor = "all",
+     .how = kHowOpen,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.BreakersOpen(FaultProbe::Part::kPostgres); }},
+    {.promise = "P0-5",
+     .name = "stalled PostgreSQL: what can do without is answered",
+     .unit = "calls",
+     .floor = "all",
+     .how = kHowOthers,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.OthersAnswered(FaultProbe::Part::kPostgres); }},
+    {.promise = "P0-5",
+     .name = "stalled PostgreSQL: breakers of others that open",
+     .unit = "breakers",
+     .floor = "0",
+     .how = kHowOtherBreakers,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.OtherBreakersOpen(FaultProbe::Part::kPostgres); }},
+    {.promise = "P0-5",
+     .name = "stalled PostgreSQL: all is well again after",
+     .unit = "s",
+     .floor = "<= 3",
+     .how = kHowBack,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.BackAfter(FaultProbe::Part::kPostgres); }},
+    {.promise = "P0-5",
+     .name = "stalled PgBouncer: the longest of calls with 2 s",
+     .unit = "s",
+     .floor = "<= 2.25",
+     .how = kHowDeadline,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.DeadlineKept(FaultProbe::Part::kPgBouncer); }},
+    {.promise = "P0-5",
+     .name = "stalled PgBouncer: breakers that open",
+     .unit = "breakers",
+     .floor = "all",
+     .how = kHowOpen,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.BreakersOpen(FaultProbe::Part::kPgBouncer); }},
+    {.promise = "P0-5",
+     .name = "stalled PgBouncer: what can do without is answered",
+     .unit = "calls",
+     .floor = "all",
+     .how = kHowOthers,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.OthersAnswered(FaultProbe::Part::kPgBouncer); }},
+    {.promise = "P0-5",
+     .name = "stalled PgBouncer: breakers of others that open",
+     .unit = "breakers",
+     .floor = "0",
+     .how = kHowOtherBreakers,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.OtherBreakersOpen(FaultProbe::Part::kPgBouncer); }},
+    {.promise = "P0-5",
+     .name = "stalled PgBouncer: all is well again after",
+     .unit = "s",
+     .floor = "<= 3",
+     .how = kHowBack,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.BackAfter(FaultProbe::Part::kPgBouncer); }},
+    {.promise = "P0-5",
+     .name = "stalled identity: the longest of calls with 2 s",
+     .unit = "s",
+     .floor = "<= 2.25",
+     .how = kHowDeadline,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.DeadlineKept(FaultProbe::Part::kIdentity); }},
+    {.promise = "P0-5",
+     .name = "stalled identity: breakers that open",
+     .unit = "breakers",
+     .floor = "all",
+     .how = kHowOpenPeer,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.BreakersOpen(FaultProbe::Part::kIdentity); }},
+    {.promise = "P0-5",
+     .name = "stalled identity: what can do without is answered",
+     .unit = "calls",
+     .floor = "all",
+     .how = kHowOthers,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.OthersAnswered(FaultProbe::Part::kIdentity); }},
+    {.promise = "P0-5",
+     .name = "stalled identity: breakers of others that open",
+     .unit = "breakers",
+     .floor = "0",
+     .how = kHowOtherBreakers,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.OtherBreakersOpen(FaultProbe::Part::kIdentity); }},
+    {.promise = "P0-5",
+     .name = "stalled identity: all is well again after",
+     .unit = "s",
+     .floor = "<= 3",
+     .how = kHowBack,
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.BackAfter(FaultProbe::Part::kIdentity); }},
+    {.promise = "P0-5",
+     .name = "permits held after the faults",
+     .unit = "permits",
+     .floor = "0",
+     .how = "nova_bulkhead_permits{state=\"orphaned\"} of every service once it is well again",
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.PermitsLeft(); }},
     {.promise = "P0-5",
      .name = "default database timeout",
      .unit = "s",
      .floor = "10",
-     .how = "a stalled database: how long a statement waits",
-     .intrusive = true},
+     .how = "postgres::Pool with the default policies, through PgBouncer to a stalled PostgreSQL: how long a statement "
+            "waits that "
+            "nobody gave a deadline",
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.DefaultDatabaseTimeout(); }},
     {.promise = "P0-5",
      .name = "default gRPC timeout",
      .unit = "s",
      .floor = "10",
-     .how = "a stalled service: how long a call waits",
-     .intrusive = true},
+     .how = "rpc::Client with the default policies to a stalled service: how long a call waits that nobody gave a "
+            "deadline, and "
+            "whose method grants as much",
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.DefaultGrpcTimeout(); }},
     {.promise = "P0-5",
      .name = "default cache timeout",
      .unit = "s",
      .floor = "5",
-     .how = "a stalled Redis: how long a command waits",
-     .intrusive = true},
+     .how = "redis::Client with the default policies to a stalled Redis: how long a command waits that nobody gave a "
+            "deadline",
+     .intrusive = true,
+     .measure = [](Stack& stack) { return stack.faults.DefaultCacheTimeout(); }},
     {.promise = "P0-5",
      .name = "a timeout ratio alerts",
      .unit = "%",
      .floor = "> 10",
-     .how = "the alert rule run against exported timeouts"},
+     .how = "the alert rule run against nova_dependency_calls_total; the figures are exported, the rules come with the "
+            "monitoring"},
 
     {.promise = "Secrets",
      .name = "JWT keys come from AWS Secrets Manager",
@@ -307,15 +493,19 @@ constexpr Check kChecks[] = {
      .how = "a scan of every log of the stack for the values that a scenario used"},
 };
 
-Row RunCheck(const Check& check, Stack& stack, bool faults) {
+Row RunCheck(const Check& check, Stack& stack, const AuditConfig& config) {
   Row row{.promise = std::string(check.promise),
           .check = std::string(check.name),
           .unit = std::string(check.unit),
           .floor = std::string(check.floor),
           .how = std::string(check.how)};
   if (check.measure == nullptr) row.how = "its proof is not built yet: " + row.how;
-  if (check.intrusive) row.how = "intrusive; needs --faults; " + row.how;
-  if (check.measure == nullptr || (check.intrusive && !faults)) return row;
+  if (check.intrusive && !config.faults) row.how = "intrusive; needs --faults; " + row.how;
+  if (check.measure == nullptr || (check.intrusive && !config.faults)) return row;
+  if (config.interrupted && config.interrupted()) {
+    row.how += "; interrupted";
+    return row;
+  }
   Finding finding = check.measure(stack);
   row.value = std::move(finding.value);
   row.status = finding.status;
@@ -335,10 +525,10 @@ std::vector<std::string> Promises(std::span<const Check> checks) {
   return promises;
 }
 
-std::vector<Row> RunChecks(std::span<const Check> checks, Stack& stack, std::string_view only, bool faults) {
+std::vector<Row> RunChecks(std::span<const Check> checks, Stack& stack, const AuditConfig& config) {
   std::vector<Row> rows;
   for (const Check& check : checks) {
-    if (only.empty() || check.promise == only) rows.push_back(RunCheck(check, stack, faults));
+    if (config.only.empty() || check.promise == config.only) rows.push_back(RunCheck(check, stack, config));
   }
   return rows;
 }

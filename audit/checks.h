@@ -6,7 +6,9 @@
 #include <string_view>
 #include <vector>
 
+#include "audit/audit.h"
 #include "audit/database_probe.h"
+#include "audit/fault_probe.h"
 #include "audit/finding.h"
 #include "audit/grpc_probe.h"
 #include "audit/report.h"
@@ -17,6 +19,7 @@ namespace nova::audit {
 struct Stack {
   GrpcProbe& grpc;
   DatabaseProbe& database;
+  FaultProbe& faults;
 };
 
 struct Check {
@@ -38,7 +41,7 @@ std::span<const Check> AllChecks();
 // The names of the promises, in the order of `checks`.
 std::vector<std::string> Promises(std::span<const Check> checks);
 
-// One row per check of `only`, or of every promise if that is empty, in the order of the table.
-std::vector<Row> RunChecks(std::span<const Check> checks, Stack& stack, std::string_view only, bool faults);
+// One row per check of `config.only`, or of every promise if that is empty, in the order of the table.
+std::vector<Row> RunChecks(std::span<const Check> checks, Stack& stack, const AuditConfig& config);
 
 }  // namespace nova::audit

@@ -166,7 +166,8 @@ Finding GrpcProbe::OnEveryService(const std::function<Verdict(const ServiceTarge
 
 Task<v1::HealthCheckResponse> GrpcProbe::Check(Call& call, const tls::ChannelIdentity& identity, std::string principal,
                                                std::string target, std::string service) {
-  rpc::Client client(metrics_, {.principal = std::move(principal), .target = std::move(target), .own_connection = true},
+  rpc::Client client(metrics_, services_,
+                     {.principal = std::move(principal), .target = std::move(target), .own_connection = true},
                      identity);
   v1::HealthCheckRequest request;
   request.set_service(std::move(service));
@@ -262,7 +263,8 @@ Finding GrpcProbe::WrongNameRefused() {
 Task<Duration> GrpcProbe::TimeFirstCall(Call& call, const tls::ChannelIdentity& identity, std::string principal,
                                         std::string target) {
   const SteadyTime start = Clock::System().Now();
-  rpc::Client client(metrics_, {.principal = std::move(principal), .target = std::move(target), .own_connection = true},
+  rpc::Client client(metrics_, services_,
+                     {.principal = std::move(principal), .target = std::move(target), .own_connection = true},
                      identity);
   NOVA_CO_TRY(co_await client.Invoke(call, Methods::kCheck, v1::HealthCheckRequest()));
   // Before the channel is taken down, which nobody waits for.
@@ -337,8 +339,9 @@ Finding GrpcProbe::WatchAnswers() {
   return OnEveryService([&](const ServiceTarget& service) -> Verdict {
     const auto first =
         runtime_.RunBlocking<v1::HealthCheckResponse>(kAskLimit, [&](Call& call) -> Task<v1::HealthCheckResponse> {
-          rpc::Client client(
-              metrics_, {.principal = service.name, .target = service.grpc_target, .own_connection = true}, *identity_);
+          rpc::Client client(metrics_, services_,
+                             {.principal = service.name, .target = service.grpc_target, .own_connection = true},
+                             *identity_);
           NOVA_CO_TRY(auto stream, client.Open(call, Methods::kWatch));
           v1::HealthCheckRequest request;
           request.set_service(RpcServiceName(service.name));
@@ -359,7 +362,7 @@ Finding GrpcProbe::WatchAnswers() {
 }
 
 Finding GrpcProbe::AdminAnswers() {
-  const http::Client client;
+  const http::Client client(admin_ports_);
   return OnEveryService([&](const ServiceTarget& service) -> Verdict {
     const auto address = ParseTarget(service.admin_target);
     if (!address) return {Status::kNotMeasured, address.error().message()};

@@ -12,6 +12,7 @@
 #include "audit/audit.h"
 #include "audit/finding.h"
 #include "nova/health/monitor.h"
+#include "nova/resilience/dependency.h"
 #include "nova/rpc/server.h"
 #include "nova/runtime/scope.h"
 #include "nova/telemetry/metrics.h"
@@ -96,6 +97,8 @@ class GrpcProbe {
   runtime::Runtime& runtime_;
   const AuditConfig& config_;
   telemetry::Metrics metrics_;  // of the client stacks; nobody scrapes them
+  resilience::PeerDependency services_{"services", metrics_, resilience::ForProbes(resilience::Kind::kPeer)};
+  resilience::HttpDependency admin_ports_{"admin_ports", metrics_, resilience::ForProbes(resilience::Kind::kHttp)};
   std::unique_ptr<tls::IdentityPublisher> publisher_;
   std::optional<tls::ChannelIdentity> identity_;
   // The plaintext control.

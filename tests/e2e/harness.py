@@ -158,17 +158,36 @@ def command_line(pid):
     return "(gone)"
 
 
+def state_of(pid):
+    """"R", "S", "D", "T" (stopped), "Z"."""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def children_of(pid):
+    return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @contextlib.contextmanager
 def stalled(pid):
     """While this lasts, the process exists, holds its connections, and does nothing."""
-    state = lambda: pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     os.kill(pid, signal.SIGSTOP)
     try:
-        await_condition(f"{pid} stands still", lambda: state() == "T", interval=0.001)
+        await_condition(f"{pid} stands still", lambda: state_of(pid) == "T", interval=0.001)
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def stalled_tree(pid):
+    """The same for a process and its children, which cannot become more once it stands still."""
+    with contextlib.ExitStack() as all_stalled:
+        all_stalled.enter_context(stalled(pid))
+        for child in children_of(pid):
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                all_stalled.enter_context(stalled(child))
+        yield
 
 
 def await_end(pids, limit):
@@ -254,10 +273,13 @@ CRASH = re.compile(r"ERROR: \w+Sanitizer|runtime error:|AddressSanitizer|LeakSan
 # --- The stack ---
 
 class Stack:
-    """`nova up` on a data folder and a range of ports of its own. start() and stop() may be repeated."""
+    """`nova up` on a data folder and a range of ports of its own. start() and stop() may be repeated.
 
-    def __init__(self, *arguments):
+    `arguments` and `variables` of the environment are those of `nova up`."""
+
+    def __init__(self, *arguments, **variables):
         self.arguments = arguments
+        self.variables = variables
         # PostgreSQL runs as another user when the test is root's: the way to the data must be open.
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="nova-e2e-", dir="/tmp"))
         self.folder.chmod(0o755)
@@ -286,8 +308,9 @@ class Stack:
         command = ["setpriv", "--pdeathsig", "TERM", "--", BINARY, "up", "--data-dir", self.data, "--port-base",
                    str(self.base), *self.arguments]
         with open(self.folder / "up.stderr", "ab") as errors:
-            self.process = subprocess.Popen(command, env=environment(), cwd="/", stdin=subprocess.DEVNULL,
-                                            stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
+            self.process = subprocess.Popen(command, env=environment(**self.variables), cwd="/",
+                                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+                                            start_new_session=True)
 
     def start(self, limit=START_LIMIT):
         """Starts it and returns when it has printed its summary."""
@@ -460,9 +483,14 @@ class Stack:
         return self.sql("SELECT pid, state, wait_event_type, query FROM pg_stat_activity WHERE usename = 'identity' "
                         "AND state <> 'idle' AND query LIKE '%accounts%'")
 
+    @contextlib.contextmanager
     def locked_accounts(self):
-        """While this lasts, every statement on the accounts waits in PostgreSQL."""
-        return self.open_transaction("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE")
+        """While this lasts, every statement on the accounts waits in PostgreSQL. Statements that waited long may have
+        opened the circuit breaker: afterwards it is closed again."""
+        with self.open_transaction("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE"):
+            yield
+        await_condition("the breaker of postgres is closed",
+                        lambda: self.metric("nova_breaker_state", dependency="postgres", state="closed") == 1)
 
     @contextlib.contextmanager
     def open_transaction(self, sql, database="identity"):
@@ -487,16 +515,17 @@ class Stack:
         read = lambda file: self.certificate(principal, file).read_bytes()
         return grpc.ssl_channel_credentials(ca or read("ca.crt"), read("tls.key"), read("tls.crt"))
 
-    def channel(self, principal="operator", credentials=None, service="identity", expected=None):
-        """A channel to a service, as that principal, with a connection of its own. `expected`: who must answer there."""
+    def channel(self, principal="operator", credentials=None, service="identity", expected=None, port=None):
+        """A channel to a service, as that principal, with a connection of its own. `expected`: who must answer there;
+        `port`: where, if it is not the one that the stack has started."""
         options = [("grpc.ssl_target_name_override", f"{expected or service}.nova.svc.cluster.local"),
                    # Without it gRPC shares connections between channels that look alike.
                    ("grpc.use_local_subchannel_pool", 1),
                    # A server that was killed is back within a second; gRPC's own patience grows to two minutes.
                    ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500),
                    ("grpc.min_reconnect_backoff_ms", 1000)]
-        return grpc.secure_channel(f"127.0.0.1:{self.port_of(service)}", credentials or self.credentials(principal),
-                                   options)
+        return grpc.secure_channel(f"127.0.0.1:{port or self.port_of(service)}",
+                                   credentials or self.credentials(principal), options)
 
 
 # --- HTTP ---

@@ -28,6 +28,16 @@ resilience::DependencyConfig CachePolicies() {
   return policies;
 }
 
+// A command whose connection is closed under it never has the longer time that its policy grants.
+Result<void> CheckRoom(resilience::DependencyName name, const resilience::DependencyConfig& policies,
+                       const redis::ClientConfig& redis) {
+  if (policies.timeout <= redis.reply_limit) return Ok();
+  return InvalidArgument(resilience::SettingName(name, "timeout_ms") + " is " +
+                         std::to_string(policies.timeout.count()) + ", more than redis.reply_limit, which is " +
+                         std::to_string(redis.reply_limit.count()) +
+                         " ms: no command would have so long; lower the one or raise NOVA_REDIS_REPLY_LIMIT");
+}
+
 }  // namespace
 
 ServiceModule::ServiceModule(std::string name, Traits traits)
@@ -68,6 +78,8 @@ Result<void> ServiceModule::Build(runtime::Runtime& runtime, telemetry::Metrics&
   NOVA_TRY(resilience::Validate(kRedis, redis_policies_, app_env_));
   NOVA_TRY(resilience::Validate(kCache, cache_policies_, app_env_));
   NOVA_TRY(resilience::Validate(kIdentity, identity_policies_, app_env_));
+  NOVA_TRY(CheckRoom(kRedis, redis_policies_, redis_config_));
+  if (traits_.caches) NOVA_TRY(CheckRoom(kCache, cache_policies_, redis_config_));
   consumer_config_.group = name_;
   postgres_dependency_.emplace(kPostgres, metrics, postgres_policies_);
   redis_dependency_.emplace(kRedis, metrics, redis_policies_);

@@ -448,6 +448,7 @@ Task<void> Pool::Commit(Call& call, Transaction& transaction) {
   const SteadyTime begin = Clock::System().Now();
   Result<void> committed = co_await connection.Script(commit, "commit", "COMMIT");
   state_->queries.Observe("commit", committed ? Code::kOk : committed.error().code(), Clock::System().Now() - begin);
+  state.NoteTime(begin);
   const bool outcome_known = connection.idle();
   if (connection.abandoned()) Settle(std::move(state.lease), state.guard.attempt().TakePermit(), "commit");
   state.lease.reset();

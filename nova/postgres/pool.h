@@ -119,7 +119,8 @@ class Pool {
   // by a process that has died. A COMMIT that was sent is waited for (what a statement may take, plus cancel_drain),
   // even if the call ends: its outcome must be known.
   // Breaker: the whole is one try of the dependency, with one place in its bulkhead and one verdict. What its
-  // statements met decides; what `body` failed with for reasons of its own says nothing about the database. Never slow.
+  // statements met decides; what `body` failed with for reasons of its own says nothing about the database. It is slow
+  // if one of its statements was, however long `body` takes.
   template <class F>
   auto InTransaction(runtime::Call& call, F body) -> std::invoke_result_t<F&, Transaction&>;
 

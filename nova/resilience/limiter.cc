@@ -20,7 +20,8 @@ constexpr double kDriftSeconds = 100;
 // So many calls that are faster than the baseline pull it down half of the way.
 constexpr double kFollowCalls = 32;
 
-// After the last refusal, for so long, more calls than the limit are no burst.
+// For so long after the last refusal, or after a burst whose calls are still there, more calls than the limit are no
+// burst.
 constexpr Duration kCalm = std::chrono::seconds(1);
 
 // No call counts as more than this, so that a few that hang on something else do not decide for all.
@@ -106,8 +107,11 @@ bool Limiter::IsBurst(int over, SteadyTime now) {
   if (config_.burst == Duration::zero() || over >= config_.initial) return false;
   const Duration::rep time = now.time_since_epoch().count();
   if (time < shedding_until_.load(std::memory_order_relaxed)) return false;
-  Duration::rep since = kNever;
-  if (burst_since_.compare_exchange_strong(since, time, std::memory_order_relaxed)) return true;
+  Duration::rep since = burst_since_.load(std::memory_order_relaxed);
+  // One that is long over does not count: a server that is always more than half busy would be granted one in its life.
+  while (since == kNever || time - since >= (config_.burst + kCalm).count()) {
+    if (burst_since_.compare_exchange_weak(since, time, std::memory_order_relaxed)) return true;
+  }
   return time - since < Duration(config_.burst).count();
 }
 

@@ -46,9 +46,9 @@ struct LimiterConfig {
   double tolerance = 1.5;
   // or so much longer than it, whichever is more.
   std::chrono::milliseconds slack = std::chrono::milliseconds(3);
-  // How long more calls may come at once than the limit grants before any is refused, if none was lately: a hundred
-  // calls that come together and are done in a moment are no overload. Never more of them than `initial` over the
-  // limit.
+  // How long more calls may come at once than the limit grants before any is refused, if none was in the last second: a
+  // hundred calls that come together and are done in a moment are no overload. Never more of them than `initial` over
+  // the limit.
   std::chrono::milliseconds burst = std::chrono::milliseconds(50);
   // What a call that was shed is told to wait before it is tried again; up to a quarter less or more, so that those who
   // were shed together do not come back together.

@@ -436,6 +436,18 @@ TEST_F(LimiterTest, ABurstIsLetInAndOverloadIsNot) {
   release_all();
   now += milliseconds(60);
   for (int i = 0; i < 15; ++i) EXPECT_TRUE(acquire()) << i;
+
+  // Or, if it stays busier than that, a second later.
+  const auto release_to = [&](std::size_t left) {
+    for (; open.size() > left; open.pop_back()) limiter.Release(open.back(), now);
+  };
+  release_to(8);
+  now += milliseconds(1'049);
+  EXPECT_TRUE(acquire());
+  EXPECT_TRUE(acquire());
+  EXPECT_FALSE(acquire());
+  now += milliseconds(1'049);
+  for (int i = 10; i < 15; ++i) EXPECT_TRUE(acquire()) << i;
   release_all();
 }
 

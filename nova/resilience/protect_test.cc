@@ -366,6 +366,22 @@ TEST_F(ProtectTest, WhatWaitsByDesignIsNotSlowForIt) {
 
 // --- The breaker. ---
 
+TEST_F(ProtectTest, AProbeThatWaitsByDesignIsWaitedForAsMuchLonger) {
+  for (const bool always : {false, true}) {
+    OpenBreaker();
+    PassOpenTime();
+    const auto waits = [&](Attempt&) -> Task<int> {
+      clock_.Advance(config_.breaker.probe_limit + seconds(2));
+      // Whoever comes now would find it overdue.
+      EXPECT_FALSE(dependency().breaker().TryAcquire(clock_.Now()).has_value());
+      EXPECT_EQ(dependency().breaker().state(), State::kHalfOpen);
+      co_return 1;
+    };
+    EXPECT_TRUE(ProtectOnce(waits, {.always = always, .patience = seconds(30)}));
+    EXPECT_EQ(dependency().breaker().state(), State::kClosed) << always;
+  }
+}
+
 TEST_F(ProtectTest, AnOpenBreakerRefusesWithoutBeginningTheWork) {
   OpenBreaker();
   const auto refused = ProtectOnce(NeverAnswers);

@@ -23,6 +23,9 @@ namespace {
 constexpr int kReconnectBackoffInitialMs = 100;
 constexpr int kReconnectBackoffMaxMs = 1'000;
 
+// One attempt to connect; gRPC's own figure is 20 s.
+constexpr int kConnectTimeoutMs = 5'000;
+
 // With a call under way, silence of the first length asks the peer whether it is alive, and of the second gives it up.
 constexpr int kKeepaliveTimeMs = 20'000;
 constexpr int kKeepaliveTimeoutMs = 5'000;
@@ -63,6 +66,8 @@ Client::Client(telemetry::Metrics& metrics, resilience::PeerDependency& peer, Cl
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectBackoffInitialMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectBackoffMaxMs);
+  // The name is history: it bounds the attempt, not the pause after it.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, config_.own_connection ? 1 : 0);

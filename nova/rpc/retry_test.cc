@@ -539,10 +539,19 @@ TEST_F(RetryTest, WhatAHandlerGotOverForbidsNothing) {
     return ForeignPeer::Answer{.code = grpc::StatusCode::UNAVAILABLE, .trailers = {{kRetryPushBackHeader, "-1"}}};
   });
   Link to_given_up(given_up.port());
+  {
+    Peer without(runtime_, [&](Call& call, const Ping& ping) -> Task<Pong> {
+      EXPECT_FALSE(co_await to_given_up.client().Invoke(call, Methods::kSafe, ping));
+      co_return Pong();
+    });
+    const Said said = Ask(without.port(), Methods::kSafe.path, {});
+    EXPECT_TRUE(said.status.ok());
+    EXPECT_EQ(One(said.trailers, kRetryPushBackHeader), "absent");
+  }
   Peer plan_b(runtime_, FailsAlways);
   Link to_plan_b(plan_b.port());
   Peer hop(runtime_, [&](Call& call, const Ping& ping) -> Task<Pong> {
-    if (auto pong = co_await to_given_up.client().Invoke(call, Methods::kSafe, ping)) co_return pong;
+    EXPECT_FALSE(co_await to_given_up.client().Invoke(call, Methods::kSafe, ping));
     // It may not be repeated here, but nobody has forbidden those above to.
     co_return co_await to_plan_b.client().Invoke(call, Methods::kOnce, ping);
   });
@@ -609,6 +618,23 @@ TEST_F(RetryTest, ACallersOwnShortDeadlineNeverOpensIt) {
     EXPECT_EQ(Invoke(link, Methods::kSafe, milliseconds(5)).error().code(), Code::kDeadlineExceeded);
   EXPECT_EQ(link.state(), resilience::Breaker::State::kClosed);
   EXPECT_EQ(link.outcomes("cancelled"), 51);
+}
+
+// Clocks tick and timers are rounded: what ends a moment before its caller's deadline, for that reason, was ended by
+// it.
+TEST_F(RetryTest, ACallersDeadlineThatThePeerSeesFirstIsStillTheCallers) {
+  ForeignPeer peer([](int number) {
+    return ForeignPeer::Answer{.code = number == 1 ? grpc::StatusCode::OK : grpc::StatusCode::DEADLINE_EXCEEDED};
+  });
+  Link link(peer.port());
+  ASSERT_TRUE(Invoke(link, Methods::kOnce).ok()) << "connected";
+  for (int i = 0; i < 5; ++i)
+    EXPECT_EQ(Invoke(link, Methods::kOnce, milliseconds(9)).error().code(), Code::kDeadlineExceeded);
+  EXPECT_GE(link.outcomes("cancelled"), 1) << "those that were made in time";
+  EXPECT_EQ(link.outcomes("timeout"), 0);
+  // With time left it is the peer's own.
+  EXPECT_FALSE(Invoke(link, Methods::kOnce).ok());
+  EXPECT_EQ(link.outcomes("timeout"), 1);
 }
 
 TEST_F(RetryTest, CancellationReachesTheHandlerAndGivesThePermitBackAfterIt) {

@@ -521,7 +521,9 @@ TEST_P(ResilienceTest, InjectedFaults) {
   policies.timeout = 100ms;
   MakePool(Defaults(), policies);
   EXPECT_EQ(Query("SELECT 1").error().code(), Code::kDeadlineExceeded);
-  EXPECT_EQ(Calls("timeout"), 1);
+  EXPECT_EQ(InTransaction<void>([](Call&, Transaction&) -> Task<void> { co_return Ok(); }).error().code(),
+            Code::kDeadlineExceeded);
+  EXPECT_EQ(Calls("timeout"), 2);
 
   MakePool(Defaults());
   EXPECT_EQ(Entries(), 2) << "an abort loses the answer, not the work";

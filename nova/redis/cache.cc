@@ -261,7 +261,8 @@ Task<void> Cache::State::Store(Call& call, const std::vector<std::string>& keys,
 
 Task<void> Cache::State::Set(Call& call, const std::string& key, const std::string& stored, std::int64_t ttl_ms) {
   Result<void> set;
-  const auto reply = co_await redis.Run(call, Command("SET", RedisKey(key), stored, "PX", ttl_ms));
+  // A breaker that is still open must not keep a value that has become wrong: Redis may be back, and would serve it.
+  const auto reply = co_await redis.RunAlways(call, Command("SET", RedisKey(key), stored, "PX", ttl_ms));
   if (!reply) set = reply.error();
   // A load that is under way may know less; who comes from now on does not wait for it.
   std::lock_guard lock(mutex);

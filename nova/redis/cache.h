@@ -90,8 +90,8 @@ class Cache {
   runtime::Task<std::vector<Value>> GetMany(runtime::Call& call, std::vector<std::string> keys, BatchLoader loader);
 
   // Stores what the caller has just made true (nullopt: that there is no value). Of two that race the later one stays,
-  // so a value with several writers is better forgotten. Errors: of Client::Run, after which Redis may hold the older
-  // value until its TTL.
+  // so a value with several writers is better forgotten. It is tried whatever the breaker says. Errors: of
+  // Client::RunAlways, after which Redis may hold the older value until its TTL.
   runtime::Task<void> Put(runtime::Call& call, std::string key, Value value);
 
   // Drops what is known about `key`; call it after the commit that made it wrong. For load_timeout nothing is stored

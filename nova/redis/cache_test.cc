@@ -267,6 +267,22 @@ TEST_F(RedisCacheTest, ARedisThatKeepsHangingCostsNothing) {
   gate.Open();
 }
 
+TEST_F(RedisCacheTest, WhatHasBecomeWrongIsForgottenWhileTheBreakerIsOpen) {
+  ScriptedRedis loading([](const ScriptedRedis::Command& command) {
+    return command.front() == "SET" ? "+OK\r\n" : "-LOADING not yet\r\n";
+  });
+  auto policies = NoPolicies();
+  policies.breaker.calls_min = 3;
+  policies.breaker.open_time = 1h;
+  Connect(loading.port(), policies);
+  MakeCache();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(Get("1", "ann"), "ann");
+  ASSERT_EQ(dependency_->breaker().state(), resilience::Breaker::State::kOpen);
+  const auto forgotten = Forget("1");
+  EXPECT_TRUE(forgotten.ok()) << forgotten.error().ToString();
+  EXPECT_EQ(dependency_->breaker().state(), resilience::Breaker::State::kOpen);
+}
+
 TEST_F(RedisCacheTest, ACallThatEndsDoesNotEndTheLoadForOthers) {
   MakeCache();
   const OneShot<Value> released;

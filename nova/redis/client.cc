@@ -424,6 +424,10 @@ Task<Reply> Client::RunOne(Call& call, Command command, ProtectOptions options) 
 
 Task<Reply> Client::Run(Call& call, Command command) { return RunOne(call, std::move(command), {}); }
 
+Task<Reply> Client::RunAlways(Call& call, Command command) {
+  return RunOne(call, std::move(command), {.always = true});
+}
+
 Task<std::vector<Reply>> Client::RunAll(Call& call, std::vector<Command> commands) {
   if (commands.empty()) co_return std::vector<Reply>();
   const auto state = state_;
@@ -452,7 +456,7 @@ Task<Reply> Client::RunBlocking(Call& call, Command command, Duration block) {
 }
 
 Task<void> Client::Ping(Call& call) {
-  NOVA_CO_TRY(co_await RunOne(call, Command("PING"), {.always = true}));
+  NOVA_CO_TRY(co_await RunAlways(call, Command("PING")));
   co_return Ok();
 }
 

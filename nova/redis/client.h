@@ -54,6 +54,9 @@ class Client {
   // The reply to one command; an error of the server becomes an Error (ToError).
   runtime::Task<Reply> Run(runtime::Call& call, Command command);
 
+  // The same for what must be tried whatever is known about Redis: neither the breaker nor the bulkhead refuses it.
+  runtime::Task<Reply> RunAlways(runtime::Call& call, Command command);
+
   // The replies to several commands that are sent together on one connection, in order; others' commands may come
   // between them. An error of the server is a Reply, and an answer: what it means is the caller's affair.
   runtime::Task<std::vector<Reply>> RunAll(runtime::Call& call, std::vector<Command> commands);

@@ -68,7 +68,9 @@ void Bind(config::Config& config, LimiterConfig& limiter) {
   config.Field("overload.slack", limiter.slack,
                {.help = "or so much longer than alone, whichever is more", .min = milliseconds(1), .max = seconds(10)});
   config.Field("overload.burst", limiter.burst,
-               {.help = "how long calls may come at once before any is shed; 0 for not at all", .max = seconds(10)});
+               {.help = "how long calls may come at once before any is shed; 0 for not at all",
+                .min = milliseconds(0),
+                .max = seconds(10)});
   config.Field("overload.push_back", limiter.push_back,
                {.help = "when a call that was shed may be tried again", .min = milliseconds(1), .max = seconds(60)});
 }

@@ -186,14 +186,16 @@ std::optional<Duration> Guard::RetryAfter(const Error& error) {
 }
 
 Task<void> Guard::InjectBefore() {
+  // Lasting work has no timeout of its own, but its beginning has.
+  Call beginning(call_, options_.lasting ? Duration(dependency_.config().timeout) : Duration::max());
   switch (attempt_.fault_) {
     case Fault::kDelay:
-      co_return co_await runtime::Sleep(call_, dependency_.config().faults.delay_time);
+      co_return co_await runtime::Sleep(beginning, dependency_.config().faults.delay_time);
     case Fault::kError:
       co_return Unavailable("a dependency is unavailable", Named(dependency_) + ": an injected error");
     case Fault::kBlackHole:
-      // Ends by the call's deadline or cancellation alone.
-      co_return co_await runtime::Sleep(call_, kForever);
+      // Ends by a deadline or cancellation alone.
+      co_return co_await runtime::Sleep(beginning, kForever);
     case Fault::kNone:
     case Fault::kAbort:
       break;

@@ -30,6 +30,7 @@
 #include "nova/runtime/runtime.h"
 #include "nova/runtime/scope.h"
 #include "nova/runtime/task.h"
+#include "nova/runtime/task_value.h"
 #include "nova/telemetry/metrics.h"
 
 namespace nova::postgres {
@@ -60,17 +61,6 @@ class Transaction {
 
   std::unique_ptr<State> state_;
 };
-
-namespace internal {
-
-template <class T>
-struct TaskValue;
-template <class T>
-struct TaskValue<runtime::Task<T>> {
-  using type = T;
-};
-
-}  // namespace internal
 
 // Thread-safe. Each statement runs on its call's strand. Metrics: nova_postgres_pool_connections{state},
 // nova_postgres_waiters, nova_postgres_acquire_seconds, nova_postgres_query_seconds{statement,outcome}; and those of
@@ -159,7 +149,7 @@ class Pool {
 
 template <class F>
 auto Pool::InTransaction(runtime::Call& call, F body) -> std::invoke_result_t<F&, Transaction&> {
-  using T = typename internal::TaskValue<std::invoke_result_t<F&, Transaction&>>::type;
+  using T = runtime::TaskValueOf<F, Transaction&>;
   NOVA_CO_TRY(Transaction transaction, co_await Begin(call));
   Result<T> result = Error();
   std::exception_ptr thrown;

@@ -23,6 +23,7 @@
 #include "nova/runtime/call.h"
 #include "nova/runtime/runtime.h"
 #include "nova/runtime/task.h"
+#include "nova/runtime/task_value.h"
 
 namespace nova::resilience {
 
@@ -129,15 +130,6 @@ class Guard {
 
 namespace internal {
 
-template <class T>
-struct TaskValue;
-template <class T>
-struct TaskValue<runtime::Task<T>> {
-  using type = T;
-};
-template <class F, class... Args>
-using ValueOf = typename TaskValue<std::invoke_result_t<F&, Args...>>::type;
-
 // Asio recycles the frames of coroutines up to 1020 bytes; a larger one would be an allocation in every call. These are
 // functions of their own, and stay so, in order that their temporaries do not count towards the frame of Protect.
 
@@ -172,7 +164,7 @@ template <class F>
 auto Protect(runtime::Call& call, Dependency& dependency, F work, ProtectOptions options = {})
     -> std::invoke_result_t<F&, Attempt&> {
   Guard guard(call, dependency, options);
-  Result<internal::ValueOf<F, Attempt&>> result;
+  Result<runtime::TaskValueOf<F, Attempt&>> result;
   for (;;) {
     if (!internal::Begin(guard, result)) co_return result;
     if (!guard.has_fault()) [[likely]] {

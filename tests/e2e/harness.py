@@ -159,8 +159,10 @@ def command_line(pid):
 
 
 def state_of(pid):
-    """"R", "S", "D", "T" (stopped), "Z"."""
-    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    """"R", "S", "D", "T" (stopped), "Z"; empty when there is no such process any more."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
 
 
 def children_of(pid):

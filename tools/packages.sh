@@ -44,7 +44,7 @@ list() {
     clang-19 lld-19 clang-format-19 libclang-rt-19-dev llvm-19 cmake ninja-build ccache pkg-config \
     libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libprotoc-dev \
     "libboost$boost-dev" "libboost-json$boost-dev" libpq-dev libssl-dev libsodium-dev prometheus-cpp-dev \
-    libspdlog-dev libfmt-dev libyaml-cpp-dev libicu-dev libhiredis-dev libgtest-dev libgmock-dev \
+    libspdlog-dev libfmt-dev libyaml-cpp-dev libicu-dev libhiredis-dev libpcap-dev libgtest-dev libgmock-dev \
     postgresql pgbouncer redis-server openssl python3 python3-grpcio python3-protobuf git ca-certificates procps iproute2
 }
 

@@ -5,13 +5,18 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <fcntl.h>
+#include <poll.h>
 #include <set>
 #include <string_view>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <utility>
 
 #include "nova/base/uuid.h"
 #include "nova/tls/certificate.h"
+#include "nova/tls/certificate_maker.h"
 #include "nova/tls/files.h"
 #include "nova/tls/openssl.h"
 
@@ -24,7 +29,15 @@ using std::chrono::seconds;
 constexpr std::string_view kCertificateName = "tls.crt";
 constexpr std::string_view kKeyName = "tls.key";
 constexpr std::string_view kCaCertificateName = "ca.crt";
+
+// The authority's own directory. The certificate and the key of who signs have constant names; the files of a
+// replacement are beside them in the version in use, and say by being there how far it is.
 constexpr std::string_view kCaKeyName = "ca.key";
+constexpr std::string_view kNextCertificateName = "next.crt";
+constexpr std::string_view kNextKeyName = "next.key";
+constexpr std::string_view kFormerCertificateName = "former.crt";
+constexpr std::string_view kLockName = "lock";
+
 // As in a Secret that Kubernetes mounts: a link to the version in use, which begins with two dots as well.
 constexpr std::string_view kDataLink = "..data";
 constexpr std::string_view kVersionPrefix = "..v-";
@@ -32,45 +45,10 @@ constexpr std::string_view kVersionPrefix = "..v-";
 constexpr seconds kAuthorityLifetime = std::chrono::days(3650);
 // Certificates begin this long before their issue, for peers whose clock is behind.
 constexpr seconds kBackdate = kClockSkewMax;
-constexpr int kSerialBits = 127;
-// The longest common name that X.509 allows.
-constexpr std::size_t kCommonNameMax = 64;
+constexpr std::chrono::milliseconds kLockPollInterval{20};
 
 constexpr std::array<std::string_view, 1> kDnsNamesAlways = {"localhost"};
 constexpr std::array<std::string_view, 2> kIpsAlways = {"127.0.0.1", "::1"};
-
-Result<X509Ptr> NewCertificate(EVP_PKEY* key, WallTime not_before, WallTime not_after) {
-  X509Ptr certificate(X509_new());
-  const BignumPtr serial(BN_new());
-  if (certificate == nullptr || serial == nullptr) return Internal(OpenSslReason());
-  const auto seconds_of = [](WallTime time) { return std::chrono::system_clock::to_time_t(time); };
-  // The top bit set: never zero, and never shorter than others.
-  const bool ok = BN_rand(serial.get(), kSerialBits, BN_RAND_TOP_ONE, BN_RAND_BOTTOM_ANY) == 1 &&
-                  BN_to_ASN1_INTEGER(serial.get(), X509_get_serialNumber(certificate.get())) != nullptr &&
-                  X509_set_version(certificate.get(), X509_VERSION_3) == 1 &&
-                  ASN1_TIME_set(X509_getm_notBefore(certificate.get()), seconds_of(not_before)) != nullptr &&
-                  ASN1_TIME_set(X509_getm_notAfter(certificate.get()), seconds_of(not_after)) != nullptr &&
-                  X509_set_pubkey(certificate.get(), key) == 1;
-  if (!ok) return Internal(OpenSslReason());
-  return certificate;
-}
-
-Result<void> SetCommonName(X509_NAME* name, std::string_view text) {
-  text = text.substr(0, kCommonNameMax);
-  if (X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8, reinterpret_cast<const unsigned char*>(text.data()),
-                                 static_cast<int>(text.size()), -1, 0) != 1)
-    return Internal(OpenSslReason());
-  return Ok();
-}
-
-// `issuer` is the certificate itself when it signs itself.
-Result<void> AddExtension(X509* certificate, X509* issuer, int nid, const std::string& value) {
-  X509V3_CTX context;
-  X509V3_set_ctx(&context, issuer, certificate, nullptr, nullptr, 0);
-  const ExtensionPtr extension(X509V3_EXT_conf_nid(nullptr, &context, nid, value.c_str()));
-  if (extension == nullptr || X509_add_ext(certificate, extension.get(), -1) != 1) return Internal(OpenSslReason());
-  return Ok();
-}
 
 // An address in the one spelling by which two can be compared. Errors: INVALID_ARGUMENT.
 Result<std::string> CanonicalAddress(const std::string& text) {
@@ -148,13 +126,200 @@ CertificateFiles FilesIn(const fs::path& directory) {
           .ca = {.path = directory / kCaCertificateName, .variable = {}}};
 }
 
+// One file of a version.
+struct VersionFile {
+  std::string_view name;
+  std::string_view content;
+  mode_t mode;
+};
+
+// Puts a new version of these files into `directory`, complete and durable, where nothing refers to it yet. Returns its
+// name.
+Result<fs::path> WriteVersion(const fs::path& directory, const std::vector<VersionFile>& files,
+                              const std::optional<FileOwner>& owner) {
+  NOVA_TRY(const auto version, MakeUniqueDirectory(directory, kVersionPrefix));
+  const auto write = [&]() -> Result<void> {
+    for (const VersionFile& file : files) {
+      NOVA_TRY(WriteNewFile(version / file.name, file.content, file.mode, owner));
+      NOVA_TRY(Sync(version / file.name));
+    }
+    NOVA_TRY(Sync(version));
+    // Others may read what is not private; that has a mode of its own.
+    if (::chmod(version.c_str(), 0755) != 0)
+      return FailedPrecondition("cannot change the mode of " + version.string() + ": " + std::strerror(errno));
+    return Ok();
+  };
+  if (auto written = write(); !written) {
+    std::error_code ignored;
+    fs::remove_all(version, ignored);
+    return std::move(written).error();
+  }
+  return version.filename();
+}
+
+fs::path LinkTarget(const fs::path& link) {
+  std::error_code ignored;
+  return fs::read_symlink(link, ignored);
+}
+
+// Makes each name a link into the version in use.
+Result<void> LinkNames(const fs::path& directory, std::initializer_list<std::string_view> names) {
+  for (const std::string_view name : names) {
+    const fs::path wanted = fs::path(kDataLink) / name;
+    if (LinkTarget(directory / name) != wanted) NOVA_TRY(ReplaceLink(directory / name, wanted));
+  }
+  return Sync(directory);
+}
+
+// From here on the version is the one in use.
+Result<void> UseVersion(const fs::path& directory, const fs::path& version) {
+  NOVA_TRY(ReplaceLink(directory / kDataLink, version));
+  return Sync(directory);
+}
+
+// A set of a leaf: a former set stays for readers that have only resolved the link.
+Result<void> InstallSet(const fs::path& directory, std::string_view certificate_pem, std::string_view key_pem,
+                        std::string_view ca_pem, const std::optional<FileOwner>& owner) {
+  NOVA_TRY(MakeDirectories(directory));
+  NOVA_TRY(const auto version, WriteVersion(directory,
+                                            {{kCertificateName, certificate_pem, 0644},
+                                             {kKeyName, key_pem, 0600},
+                                             {kCaCertificateName, ca_pem, 0644}},
+                                            owner));
+  const fs::path previous = LinkTarget(directory / kDataLink);
+  NOVA_TRY(UseVersion(directory, version));
+  NOVA_TRY(LinkNames(directory, {kCertificateName, kKeyName, kCaCertificateName}));
+  RemoveEntries(directory, kVersionPrefix, {version.string(), previous.string()});
+  return Ok();
+}
+
+// Held as long as it lives; the kernel lets go of it when its process dies.
+class DirectoryLock {
+ public:
+  // `directory` exists. Errors: ABORTED if another holds it for longer than Authority::kLockLimit.
+  static Result<DirectoryLock> Take(const fs::path& directory) {
+    const fs::path path = directory / kLockName;
+    const auto limit = std::chrono::steady_clock::now() + Authority::kLockLimit;
+    while (true) {
+      DirectoryLock lock(::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+      if (lock.file_ < 0) return FailedPrecondition("cannot lock " + path.string() + ": " + std::strerror(errno));
+      if (::flock(lock.file_, LOCK_EX | LOCK_NB) == 0) {
+        // The directory may have been removed, and made anew, in between: then this is nobody's lock.
+        struct stat held{};
+        struct stat there{};
+        if (::fstat(lock.file_, &held) == 0 && ::stat(path.c_str(), &there) == 0 && held.st_dev == there.st_dev &&
+            held.st_ino == there.st_ino)
+          return lock;
+      } else if (errno != EWOULDBLOCK && errno != EINTR) {
+        return FailedPrecondition("cannot lock " + path.string() + ": " + std::strerror(errno));
+      }
+      if (std::chrono::steady_clock::now() >= limit)
+        return Aborted("another process has been working on the development CA in " + directory.string() + " for " +
+                       std::to_string(Authority::kLockLimit.count()) + " s; try again when it is done");
+      ::poll(nullptr, 0, static_cast<int>(kLockPollInterval.count()));
+    }
+  }
+
+  DirectoryLock(DirectoryLock&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
+  DirectoryLock& operator=(DirectoryLock&&) = delete;
+  ~DirectoryLock() {
+    if (file_ >= 0) ::close(file_);
+  }
+
+ private:
+  explicit DirectoryLock(int file) : file_(file) {}
+
+  int file_;
+};
+
+// Whether there is an authority, or a part of one.
+bool IsThere(const fs::path& directory) {
+  std::error_code ignored;
+  return fs::exists(directory / kCaCertificateName, ignored) || fs::exists(directory / kCaKeyName, ignored);
+}
+
+// Errors: ALREADY_EXISTS if `directory` has anything in it but its lock and what an interrupted creation left.
+Result<void> CheckEmpty(const fs::path& directory) {
+  std::error_code error;
+  const auto is_ours = [&](const fs::path& path) {
+    const std::string name = path.filename().string();
+    if (name == kCaCertificateName || name == kCaKeyName) return LinkTarget(path) == fs::path(kDataLink) / name;
+    return name == kLockName || name.starts_with(kVersionPrefix) || name.ends_with(".new");
+  };
+  if (!IsThere(directory)) {
+    bool empty = true;
+    for (fs::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error))
+      empty = empty && is_ours(entry->path());
+    if (empty && !error) return Ok();
+  }
+  if (error) return FailedPrecondition("cannot read " + directory.string() + ": " + error.message());
+  return AlreadyExists(directory.string() + " has files in it; a development CA is made in an empty directory");
+}
+
+Result<SignedCertificate> MakeAuthority(const Clock& clock) {
+  // A name of its own, so that a leaf of an earlier authority fails with "unable to get issuer", not with "bad
+  // signature".
+  const std::string id = Uuid::New(clock).ToString();
+  const WallTime now = clock.WallNow();
+  return MakeCertificate({.common_name = "Nova development CA " + id.substr(id.size() - 12),
+                          .extended_key_usage = {},
+                          .key_usage = "critical,keyCertSign,cRLSign",
+                          .basic_constraints = "critical,CA:TRUE,pathlen:0",
+                          .not_before = now - kBackdate,
+                          .not_after = now + kAuthorityLifetime},
+                         nullptr);
+}
+
+Result<std::string> ReadPart(const fs::path& path, const std::string& remedy) {
+  auto text = ReadFile(path, kFileBytesMax);
+  if (text) return text;
+  return FailedPrecondition(path.string() + " cannot be used (" + text.error().message() + ")" + remedy);
+}
+
+// Reads an authority and its key. Errors: FAILED_PRECONDITION, with the remedy.
+Result<SignedCertificate> ReadAuthority(const fs::path& certificate_path, const fs::path& key_path,
+                                        const std::string& remedy, WallTime now) {
+  SignedCertificate authority;
+  NOVA_TRY(authority.certificate_pem, ReadPart(certificate_path, remedy));
+  NOVA_TRY(auto key_pem, ReadPart(key_path, remedy));
+  authority.key_pem = Secret<>(std::move(key_pem));
+  const auto unusable = [&remedy](const fs::path& path, std::string_view why) {
+    return FailedPrecondition(path.string() + " cannot be used (" + std::string(why) + ")" + remedy);
+  };
+  const auto certificates = ParseCertificates(authority.certificate_pem);
+  if (!certificates) return unusable(certificate_path, certificates.error().message());
+  const auto key = ParsePrivateKey(authority.key_pem);
+  if (!key) return unusable(key_path, key.error().message());
+  X509* certificate = certificates->front().get();
+  if (X509_check_private_key(certificate, key->get()) != 1) {
+    (void)OpenSslReason();
+    return unusable(key_path, "it does not match " + certificate_path.string());
+  }
+  if (X509_check_ca(certificate) == 0) return unusable(certificate_path, "it is no authority");
+  if (ToWallTime(X509_get0_notAfter(certificate)) <= now) return unusable(certificate_path, "it has expired");
+  return authority;
+}
+
 }  // namespace
 
+// What the directory holds. Changes in memory once it has changed there.
 struct Authority::State {
   const Clock& clock;
-  X509Ptr certificate;
-  PkeyPtr key;
-  std::string certificate_pem;
+  const fs::path directory;
+  const DirectoryLock lock;
+  SignedCertificate signer;
+  // While the signer is replaced by it.
+  std::optional<SignedCertificate> next;
+  // While it is replaced by the signer. Its key is gone: it signs nothing any more.
+  std::string former_pem;
+  std::string trusted_pem;
+
+  static Result<std::unique_ptr<State>> Read(const fs::path& directory, const Clock& clock, DirectoryLock lock);
+  Result<void> Replace(SignedCertificate new_signer, std::optional<SignedCertificate> new_next,
+                       std::string new_former_pem);
+  void SetTrusted();
+  // The set, judged as one of who signs.
+  Result<CertificateSet> LoadSet(const fs::path& out_directory) const;
 };
 
 Authority::Authority(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -162,156 +327,181 @@ Authority::Authority(Authority&&) noexcept = default;
 Authority& Authority::operator=(Authority&&) noexcept = default;
 Authority::~Authority() = default;
 
-const std::string& Authority::certificate_pem() const { return state_->certificate_pem; }
+const std::string& Authority::certificate_pem() const { return state_->signer.certificate_pem; }
+const std::string& Authority::trusted_pem() const { return state_->trusted_pem; }
 
-Result<Authority> Authority::Create(const fs::path& directory, const Clock& clock) {
-  PkeyPtr key(EVP_EC_gen("P-256"));
-  if (key == nullptr) return Internal(OpenSslReason());
-  const WallTime now = clock.WallNow();
-  NOVA_TRY(X509Ptr certificate, NewCertificate(key.get(), now - kBackdate, now + kAuthorityLifetime));
-  X509* self = certificate.get();
-  // A name of its own, so that a leaf of an earlier authority fails with "unable to get issuer", not with "bad
-  // signature".
-  const std::string id = Uuid::New(clock).ToString();
-  NOVA_TRY(SetCommonName(X509_get_subject_name(self), "Nova development CA " + id.substr(id.size() - 12)));
-  if (X509_set_issuer_name(self, X509_get_subject_name(self)) != 1) return Internal(OpenSslReason());
-  NOVA_TRY(AddExtension(self, self, NID_basic_constraints, "critical,CA:TRUE,pathlen:0"));
-  NOVA_TRY(AddExtension(self, self, NID_key_usage, "critical,keyCertSign,cRLSign"));
-  NOVA_TRY(AddExtension(self, self, NID_subject_key_identifier, "hash"));
-  if (X509_sign(self, key.get(), EVP_sha256()) == 0) return Internal(OpenSslReason());
-  NOVA_TRY(auto certificate_pem, ToPem(self));
-  NOVA_TRY(const auto key_pem, ToPem(key.get()));
-
-  const fs::path target = WithoutTrailingSlash(directory);
-  const fs::path parent = target.has_parent_path() ? target.parent_path() : fs::path(".");
-  const std::string prefix = "." + target.filename().string() + ".new-";
-  NOVA_TRY(MakeDirectories(parent));
-  RemoveEntries(parent, prefix, {});
-  NOVA_TRY(const auto fresh, MakeUniqueDirectory(parent, prefix));
-  const auto install = [&]() -> Result<void> {
-    NOVA_TRY(WriteNewFile(fresh / kCaKeyName, key_pem.Expose(), 0600));
-    NOVA_TRY(WriteNewFile(fresh / kCaCertificateName, certificate_pem, 0644));
-    NOVA_TRY(Sync(fresh / kCaKeyName));
-    NOVA_TRY(Sync(fresh / kCaCertificateName));
-    NOVA_TRY(Sync(fresh));
-    // Others may read the certificate; the key has its own mode.
-    if (::chmod(fresh.c_str(), 0755) != 0)
-      return FailedPrecondition("cannot change the mode of " + fresh.string() + ": " + std::strerror(errno));
-    if (::rename(fresh.c_str(), target.c_str()) != 0) {
-      if (errno == ENOTEMPTY || errno == EEXIST)
-        return AlreadyExists(target.string() + " has files in it; a development CA is made in an empty directory");
-      return FailedPrecondition("cannot create " + target.string() + ": " + std::strerror(errno));
-    }
-    return Sync(parent);
-  };
-  if (auto installed = install(); !installed) {
-    RemoveEntries(parent, prefix, {});
-    return std::move(installed).error();
+// The older first, so that a set's ca.crt stays the same when the signer changes.
+void Authority::State::SetTrusted() {
+  trusted_pem.clear();
+  for (const std::string_view pem : {std::string_view(former_pem), std::string_view(signer.certificate_pem),
+                                     next ? std::string_view(next->certificate_pem) : std::string_view()}) {
+    // One that was edited by hand may lack its last newline.
+    if (!trusted_pem.empty() && !trusted_pem.ends_with('\n')) trusted_pem += '\n';
+    trusted_pem += pem;
   }
-  return Authority(std::make_unique<State>(clock, std::move(certificate), std::move(key), std::move(certificate_pem)));
 }
 
-Result<Authority> Authority::Load(const fs::path& directory, const Clock& clock) {
-  const fs::path target = WithoutTrailingSlash(directory);
-  const fs::path certificate_path = target / kCaCertificateName;
-  const fs::path key_path = target / kCaKeyName;
+Result<std::unique_ptr<Authority::State>> Authority::State::Read(const fs::path& directory, const Clock& clock,
+                                                                 DirectoryLock lock) {
+  const fs::path certificate_path = directory / kCaCertificateName;
+  const fs::path key_path = directory / kCaKeyName;
   std::error_code ignored;
   const bool has_certificate = fs::exists(certificate_path, ignored);
   const bool has_key = fs::exists(key_path, ignored);
-  if (!has_certificate && !has_key) return NotFound("no development CA in " + target.string());
-  const std::string remedy = "; restore it, or remove " + target.string() + " to have a new one made";
+  if (!has_certificate && !has_key) return NotFound("no development CA in " + directory.string());
+  const std::string remedy = "; restore it, or remove " + directory.string() + " to have a new one made";
   if (!has_certificate || !has_key)
     return FailedPrecondition("half a development CA: " + (has_key ? certificate_path : key_path).string() +
                               " is missing" + remedy);
-  const auto unusable = [&remedy](const fs::path& path, std::string_view why) {
-    return FailedPrecondition(path.string() + " cannot be used (" + std::string(why) + ")" + remedy);
-  };
-  auto certificate_pem = ReadFile(certificate_path, kFileBytesMax);
-  if (!certificate_pem) return unusable(certificate_path, certificate_pem.error().message());
-  auto key_pem = ReadFile(key_path, kFileBytesMax);
-  if (!key_pem) return unusable(key_path, key_pem.error().message());
-  auto certificates = ParseCertificates(*certificate_pem);
-  if (!certificates) return unusable(certificate_path, certificates.error().message());
-  auto key = ParsePrivateKey(Secret<>(*std::move(key_pem)));
-  if (!key) return unusable(key_path, key.error().message());
-  X509Ptr certificate = std::move(certificates->front());
-  if (X509_check_private_key(certificate.get(), key->get()) != 1) {
-    (void)OpenSslReason();
-    return unusable(key_path, "it does not match " + certificate_path.string());
+  const WallTime now = clock.WallNow();
+  NOVA_TRY(auto signer, ReadAuthority(certificate_path, key_path, remedy, now));
+  auto state = std::unique_ptr<State>(new State{.clock = clock,
+                                                .directory = directory,
+                                                .lock = std::move(lock),
+                                                .signer = std::move(signer),
+                                                .next = {},
+                                                .former_pem = {},
+                                                .trusted_pem = {}});
+  const fs::path data = directory / kDataLink;
+  if (fs::exists(data / kNextCertificateName, ignored)) {
+    NOVA_TRY(state->next, ReadAuthority(data / kNextCertificateName, data / kNextKeyName, remedy, now));
+  } else if (fs::exists(data / kFormerCertificateName, ignored)) {
+    NOVA_TRY(state->former_pem, ReadPart(data / kFormerCertificateName, remedy));
   }
-  if (X509_check_ca(certificate.get()) == 0) return unusable(certificate_path, "it is no authority");
-  if (ToWallTime(X509_get0_notAfter(certificate.get())) <= clock.WallNow())
-    return unusable(certificate_path, "it has expired");
-  return Authority(
-      std::make_unique<State>(clock, std::move(certificate), *std::move(key), *std::move(certificate_pem)));
+  state->SetTrusted();
+  // What a killed process left, which may hold a key that should be gone.
+  RemoveEntries(directory, kVersionPrefix, {LinkTarget(data).string()});
+  return state;
+}
+
+// In effect at the one moment in which `..data` is swapped.
+Result<void> Authority::State::Replace(SignedCertificate new_signer, std::optional<SignedCertificate> new_next,
+                                       std::string new_former_pem) {
+  const auto write = [&](const SignedCertificate& is_signer, const std::optional<SignedCertificate>& is_next,
+                         const std::string& is_former_pem) -> Result<void> {
+    std::vector<VersionFile> files{{kCaKeyName, is_signer.key_pem.Expose(), 0600},
+                                   {kCaCertificateName, is_signer.certificate_pem, 0644}};
+    if (is_next) {
+      files.push_back({kNextKeyName, is_next->key_pem.Expose(), 0600});
+      files.push_back({kNextCertificateName, is_next->certificate_pem, 0644});
+    }
+    if (!is_former_pem.empty()) files.push_back({kFormerCertificateName, is_former_pem, 0644});
+    NOVA_TRY(const auto version, WriteVersion(directory, files, {}));
+    return UseVersion(directory, version);
+  };
+  // Plain files, as they were made formerly or restored by hand: first the same as links, so that the signer changes
+  // together with the rest.
+  if (LinkTarget(directory / kCaKeyName) != fs::path(kDataLink) / kCaKeyName ||
+      LinkTarget(directory / kCaCertificateName) != fs::path(kDataLink) / kCaCertificateName) {
+    NOVA_TRY(write(signer, next, former_pem));
+    NOVA_TRY(LinkNames(directory, {kCaKeyName, kCaCertificateName}));
+  }
+  NOVA_TRY(write(new_signer, new_next, new_former_pem));
+  signer = std::move(new_signer);
+  next = std::move(new_next);
+  former_pem = std::move(new_former_pem);
+  SetTrusted();
+  RemoveEntries(directory, kVersionPrefix, {LinkTarget(directory / kDataLink).string()});
+  return Ok();
+}
+
+Result<Authority> Authority::Create(const fs::path& given_directory, const Clock& clock) {
+  const fs::path directory = WithoutTrailingSlash(given_directory);
+  NOVA_TRY(MakeDirectories(directory));
+  // Before the lock, too: a directory that is something else gets no file of ours.
+  NOVA_TRY(CheckEmpty(directory));
+  NOVA_TRY(auto lock, DirectoryLock::Take(directory));
+  NOVA_TRY(CheckEmpty(directory));
+  RemoveEntries(directory, kVersionPrefix, {});
+  NOVA_TRY(const auto made, MakeAuthority(clock));
+  NOVA_TRY(
+      const auto version,
+      WriteVersion(directory,
+                   {{kCaKeyName, made.key_pem.Expose(), 0600}, {kCaCertificateName, made.certificate_pem, 0644}}, {}));
+  // The names lead nowhere until the last step, which makes the authority appear.
+  NOVA_TRY(LinkNames(directory, {kCaKeyName, kCaCertificateName}));
+  NOVA_TRY(UseVersion(directory, version));
+  NOVA_TRY(Sync(directory.has_parent_path() ? directory.parent_path() : fs::path(".")));
+  NOVA_TRY(auto state, State::Read(directory, clock, std::move(lock)));
+  return Authority(std::move(state));
+}
+
+Result<Authority> Authority::Load(const fs::path& given_directory, const Clock& clock) {
+  const fs::path directory = WithoutTrailingSlash(given_directory);
+  if (!IsThere(directory)) return NotFound("no development CA in " + directory.string());
+  NOVA_TRY(auto lock, DirectoryLock::Take(directory));
+  NOVA_TRY(auto state, State::Read(directory, clock, std::move(lock)));
+  return Authority(std::move(state));
 }
 
 Result<Authority> Authority::LoadOrCreate(const fs::path& directory, const Clock& clock) {
   auto loaded = Load(directory, clock);
   if (loaded || loaded.error().code() != Code::kNotFound) return loaded;
-  return Create(directory, clock);
+  auto created = Create(directory, clock);
+  // Another process may have been first; if it was not, there is something else in the directory.
+  if (created || created.error().code() != Code::kAlreadyExists) return created;
+  loaded = Load(directory, clock);
+  if (!loaded && loaded.error().code() == Code::kNotFound) return created;
+  return loaded;
+}
+
+AuthorityRotation Authority::rotation() const {
+  if (state_->next) return AuthorityRotation::kNextTrusted;
+  return state_->former_pem.empty() ? AuthorityRotation::kNone : AuthorityRotation::kFormerTrusted;
+}
+
+Result<void> Authority::IntroduceNext() {
+  if (rotation() != AuthorityRotation::kNone)
+    return FailedPrecondition("the development CA in " + state_->directory.string() +
+                              " is being replaced already; finish that first");
+  NOVA_TRY(auto next, MakeAuthority(state_->clock));
+  return state_->Replace(state_->signer, std::move(next), {});
+}
+
+Result<void> Authority::SignWithNext() {
+  if (rotation() != AuthorityRotation::kNextTrusted)
+    return FailedPrecondition("the development CA in " + state_->directory.string() +
+                              " has no next one that is trusted; introduce it first");
+  return state_->Replace(*state_->next, {}, state_->signer.certificate_pem);
+}
+
+Result<void> Authority::WithdrawFormer() {
+  if (rotation() != AuthorityRotation::kFormerTrusted)
+    return FailedPrecondition("the development CA in " + state_->directory.string() +
+                              " has no former one to withdraw; let the next one sign first");
+  return state_->Replace(state_->signer, {}, {});
 }
 
 Result<void> Authority::Issue(const LeafSpec& spec, const fs::path& out_directory) {
   NOVA_TRY(const Names names, NamesOf(spec));
   if (spec.lifetime <= seconds(0)) return InvalidArgument("a certificate's lifetime must be positive");
-  const PkeyPtr key(EVP_EC_gen("P-256"));
-  if (key == nullptr) return Internal(OpenSslReason());
-  X509* issuer = state_->certificate.get();
+  NOVA_TRY(const auto issuer, ParseCertificates(state_->signer.certificate_pem));
   const WallTime now = state_->clock.WallNow();
-  const WallTime not_after = std::min(now + spec.lifetime, ToWallTime(X509_get0_notAfter(issuer)));
-  NOVA_TRY(const X509Ptr certificate, NewCertificate(key.get(), now - kBackdate, not_after));
-  X509* leaf = certificate.get();
-  NOVA_TRY(SetCommonName(X509_get_subject_name(leaf), spec.principal));
-  if (X509_set_issuer_name(leaf, X509_get_subject_name(issuer)) != 1) return Internal(OpenSslReason());
   std::string san = "URI:" + std::string(kSpiffePrefix) + spec.principal;
   for (const std::string& name : names.dns) san += ",DNS:" + name;
   for (const std::string& address : names.ips) san += ",IP:" + address;
-  NOVA_TRY(AddExtension(leaf, issuer, NID_basic_constraints, "critical,CA:FALSE"));
-  NOVA_TRY(AddExtension(leaf, issuer, NID_key_usage, "critical,digitalSignature"));
-  NOVA_TRY(AddExtension(leaf, issuer, NID_ext_key_usage, "serverAuth,clientAuth"));
-  NOVA_TRY(AddExtension(leaf, issuer, NID_subject_alt_name, san));
-  NOVA_TRY(AddExtension(leaf, issuer, NID_subject_key_identifier, "hash"));
-  NOVA_TRY(AddExtension(leaf, issuer, NID_authority_key_identifier, "keyid:always"));
-  if (X509_sign(leaf, state_->key.get(), EVP_sha256()) == 0) return Internal(OpenSslReason());
-  NOVA_TRY(const auto leaf_pem, ToPem(leaf));
-  NOVA_TRY(const auto key_pem, ToPem(key.get()));
+  NOVA_TRY(const auto leaf,
+           MakeCertificate(
+               {.common_name = spec.principal,
+                .names = std::move(san),
+                .not_before = now - kBackdate,
+                .not_after = std::min(now + spec.lifetime, ToWallTime(X509_get0_notAfter(issuer.front().get())))},
+               &state_->signer));
+  return InstallSet(out_directory, leaf.certificate_pem, leaf.key_pem.Expose(), state_->trusted_pem, spec.owner);
+}
 
-  NOVA_TRY(MakeDirectories(out_directory));
-  NOVA_TRY(const auto version, MakeUniqueDirectory(out_directory, kVersionPrefix));
-  const auto install = [&]() -> Result<void> {
-    NOVA_TRY(WriteNewFile(version / kCertificateName, leaf_pem, 0644, spec.owner));
-    NOVA_TRY(WriteNewFile(version / kKeyName, key_pem.Expose(), 0600, spec.owner));
-    NOVA_TRY(WriteNewFile(version / kCaCertificateName, state_->certificate_pem, 0644, spec.owner));
-    for (const std::string_view name : {kCertificateName, kKeyName, kCaCertificateName}) NOVA_TRY(Sync(version / name));
-    NOVA_TRY(Sync(version));
-    if (::chmod(version.c_str(), 0755) != 0)
-      return FailedPrecondition("cannot change the mode of " + version.string() + ": " + std::strerror(errno));
-    return Ok();
-  };
-  std::error_code ignored;
-  if (auto installed = install(); !installed) {
-    fs::remove_all(version, ignored);
-    return std::move(installed).error();
-  }
-  const std::string previous = fs::read_symlink(out_directory / kDataLink, ignored).string();
-  NOVA_TRY(ReplaceLink(out_directory / kDataLink, version.filename()));
-  for (const std::string_view name : {kCertificateName, kKeyName, kCaCertificateName}) {
-    const fs::path wanted = fs::path(kDataLink) / name;
-    if (fs::read_symlink(out_directory / name, ignored) != wanted) NOVA_TRY(ReplaceLink(out_directory / name, wanted));
-  }
-  NOVA_TRY(Sync(out_directory));
-  RemoveEntries(out_directory, kVersionPrefix, {version.filename().string(), previous});
-  return Ok();
+Result<CertificateSet> Authority::State::LoadSet(const fs::path& out_directory) const {
+  const CertificateFiles files = FilesIn(out_directory);
+  NOVA_TRY(auto texts, ReadCertificateFiles(files));
+  texts.ca_pem = signer.certificate_pem;
+  return ValidateCertificateTexts(std::move(texts), files, Usage::kServer, clock);
 }
 
 bool Authority::NeedsRenewal(const LeafSpec& spec, const fs::path& out_directory, double fraction_min) const {
   const auto names = NamesOf(spec);
-  const CertificateFiles files = FilesIn(out_directory);
-  auto texts = ReadCertificateFiles(files);
   // A malformed spec is for Issue to report.
-  if (!names || !texts || texts->ca_pem != state_->certificate_pem) return true;
-  const auto set = ValidateCertificateTexts(*std::move(texts), files, Usage::kServer, state_->clock);
+  if (!names) return true;
+  const auto set = state_->LoadSet(out_directory);
   if (!set) return true;
   const CertificateInfo& info = set->info;
   const Names found{.dns = {info.dns_names.begin(), info.dns_names.end()},
@@ -319,7 +509,7 @@ bool Authority::NeedsRenewal(const LeafSpec& spec, const fs::path& out_directory
   if (info.principal != spec.principal || found != *names) return true;
   if (spec.owner) {
     struct stat status{};
-    if (::stat(files.key.path.c_str(), &status) != 0 || status.st_uid != spec.owner->uid ||
+    if (::stat((out_directory / kKeyName).c_str(), &status) != 0 || status.st_uid != spec.owner->uid ||
         status.st_gid != spec.owner->gid)
       return true;
   }
@@ -327,6 +517,21 @@ bool Authority::NeedsRenewal(const LeafSpec& spec, const fs::path& out_directory
   const Fractional lifetime = info.not_after - info.not_before;
   const Fractional left = info.not_after - state_->clock.WallNow();
   return left < lifetime * fraction_min;
+}
+
+bool Authority::NeedsTrust(const fs::path& out_directory) const {
+  const auto trusted = ReadFile(out_directory / kCaCertificateName, kFileBytesMax);
+  return !trusted || *trusted != state_->trusted_pem;
+}
+
+Result<void> Authority::IssueTrust(const LeafSpec& spec, const fs::path& out_directory) {
+  const CertificateFiles files = FilesIn(out_directory);
+  NOVA_TRY(auto texts, ReadCertificateFiles(files));
+  texts.ca_pem = state_->trusted_pem;
+  // Whoever reads the set would refuse it.
+  const auto set = ValidateCertificateTexts(std::move(texts), files, Usage::kServer, state_->clock);
+  if (!set) return FailedPrecondition(set.error().message() + "; issue the certificate first");
+  return InstallSet(out_directory, set->chain_pem, set->key_pem.Expose(), state_->trusted_pem, spec.owner);
 }
 
 }  // namespace nova::tls

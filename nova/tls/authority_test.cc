@@ -2,7 +2,11 @@
 
 #include <atomic>
 #include <gtest/gtest.h>
+#include <optional>
+#include <set>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
 
@@ -118,13 +122,20 @@ TEST_F(AuthorityTest, MissingHalfBrokenAndExpiredAuthoritiesAreToldApart) {
 }
 
 TEST_F(AuthorityTest, InterruptedCreationLeavesNothingBehind) {
-  // What a process killed before the rename leaves: a directory beside the real one.
-  directory_.Write(".ca.new-abcdef/ca.key", "half");
   // An empty directory may wait for it, as one made by an installer does.
   fs::create_directory(ca_);
+  // What a process killed before the last step leaves: names that lead nowhere yet.
+  directory_.Write("ca/lock", "");
+  directory_.Write("ca/..v-dead00/ca.key", "half");
+  fs::create_symlink("..data/ca.key", ca_ / "ca.key");
+  fs::create_symlink("..data/ca.crt", ca_ / "ca.crt");
+  fs::create_symlink("..v-dead00", ca_ / "..data.new");
+  EXPECT_EQ(Authority::Load(ca_, clock_).error().code(), Code::kNotFound);
   (void)Made();
   EXPECT_EQ(EntryCount(directory_.path()), 1u);
-  EXPECT_EQ(EntryCount(ca_), 2u);
+  // The two names, `..data`, its version and the lock.
+  EXPECT_EQ(EntryCount(ca_), 5u);
+  EXPECT_EQ(ReadAll(ca_ / "ca.crt"), Made().certificate_pem());
 }
 
 TEST_F(AuthorityTest, NeverReplacesFilesThatAreThere) {
@@ -134,6 +145,9 @@ TEST_F(AuthorityTest, NeverReplacesFilesThatAreThere) {
   EXPECT_EQ(Authority::Create(ca_.string() + "/", clock_).error().code(), Code::kAlreadyExists);
   EXPECT_EQ(ReadAll(ca_ / "ca.key"), key);
   EXPECT_EQ(EntryCount(directory_.path()), 1u);
+  directory_.Write("other/notes.txt", "mine");
+  EXPECT_EQ(Authority::LoadOrCreate(directory_ / "other", clock_).error().code(), Code::kAlreadyExists);
+  EXPECT_EQ(EntryCount(directory_ / "other"), 1u);
 }
 
 TEST_F(AuthorityTest, UnwritableDirectoryIsAnErrorThatNamesIt) {
@@ -258,6 +272,337 @@ TEST_F(AuthorityTest, RenewalIsDueWhenTheSetIsNotWhatTheSpecSays) {
   fs::remove_all(ca_);
   Authority successor = Made();
   EXPECT_TRUE(successor.NeedsRenewal(spec_, leaf_)) << "of an authority that is gone";
+}
+
+// Whether the `openssl` program accepts the leaf of `leaf` when it trusts what `ca_file` holds.
+bool Verifies(const fs::path& leaf, const fs::path& ca_file) {
+  return RunCommand(Concat({"openssl verify -no-CApath -no-CAstore -CAfile ", ca_file.string(), " ",
+                            (leaf / "tls.crt").string()}))
+             .exit_code == 0;
+}
+
+// Every step is done by an Authority of its own, as by a process that ends, or is killed, after each.
+TEST_F(AuthorityTest, IsReplacedInThreeStepsThroughWhichEverybodyTrustsWhoeverSigns) {
+  const fs::path other = directory_ / "certs/other";  // a process that lags one step behind
+  const LeafSpec other_spec{.principal = "other", .dns_extra = {}, .ips_extra = {}};
+  ASSERT_TRUE(Made().Issue(spec_, leaf_));
+  ASSERT_TRUE(Made().Issue(other_spec, other));
+  const std::string former = Made().certificate_pem();
+  const std::string former_key = ReadAll(ca_ / "ca.key");
+  const auto trust_each_other = [&](const char* step) {
+    EXPECT_TRUE(Verifies(leaf_, other / "ca.crt")) << step;
+    EXPECT_TRUE(Verifies(other, leaf_ / "ca.crt")) << step;
+    EXPECT_TRUE(Load()) << step;
+  };
+  EXPECT_EQ(Made().rotation(), AuthorityRotation::kNone);
+  EXPECT_EQ(Made().trusted_pem(), former);
+  EXPECT_FALSE(Made().NeedsTrust(leaf_));
+
+  ASSERT_TRUE(Made().IntroduceNext());
+  EXPECT_EQ(Made().rotation(), AuthorityRotation::kNextTrusted);
+  EXPECT_EQ(Made().certificate_pem(), former);
+  const std::string both = Made().trusted_pem();
+  ASSERT_TRUE(both.starts_with(former));
+  const std::string next = both.substr(former.size());
+  EXPECT_TRUE(next.starts_with("-----BEGIN CERTIFICATE-----"));
+  EXPECT_FALSE(Made().NeedsRenewal(spec_, leaf_)) << "the certificate is as good as before";
+  EXPECT_TRUE(Made().NeedsTrust(leaf_));
+  const std::string leaf_certificate = ReadAll(leaf_ / "tls.crt");
+  const std::string leaf_key = ReadAll(leaf_ / "tls.key");
+  ASSERT_TRUE(Made().IssueTrust(spec_, leaf_));
+  EXPECT_FALSE(Made().NeedsTrust(leaf_));
+  EXPECT_EQ(ReadAll(leaf_ / "ca.crt"), both);
+  EXPECT_EQ(ReadAll(leaf_ / "tls.crt"), leaf_certificate);
+  EXPECT_EQ(ReadAll(leaf_ / "tls.key"), leaf_key);
+  EXPECT_EQ(ModeOf(leaf_ / "tls.key"), 0600u);
+  trust_each_other("one trusts the next");
+  ASSERT_TRUE(Made().Issue(other_spec, other));
+  EXPECT_FALSE(Made().NeedsTrust(other));
+  EXPECT_TRUE(Verifies(other, ca_ / "ca.crt")) << "the former signs on";
+
+  ASSERT_TRUE(Made().SignWithNext());
+  EXPECT_EQ(Made().rotation(), AuthorityRotation::kFormerTrusted);
+  EXPECT_EQ(Made().certificate_pem(), next);
+  EXPECT_EQ(Made().trusted_pem(), both) << "no set's ca.crt changes with this step";
+  EXPECT_EQ(ReadAll(ca_ / "ca.crt"), next);
+  EXPECT_NE(ReadAll(ca_ / "ca.key"), former_key);
+  EXPECT_TRUE(Made().NeedsRenewal(spec_, leaf_));
+  EXPECT_FALSE(Made().NeedsTrust(leaf_));
+  ASSERT_TRUE(Made().Issue(spec_, leaf_));
+  EXPECT_FALSE(Made().NeedsRenewal(spec_, leaf_));
+  trust_each_other("one is of the next");
+  ASSERT_TRUE(Made().Issue(other_spec, other));
+
+  ASSERT_TRUE(Made().WithdrawFormer());
+  EXPECT_EQ(Made().rotation(), AuthorityRotation::kNone);
+  EXPECT_EQ(Made().certificate_pem(), next);
+  EXPECT_EQ(Made().trusted_pem(), next);
+  EXPECT_FALSE(Made().NeedsRenewal(spec_, leaf_));
+  EXPECT_TRUE(Made().NeedsTrust(leaf_));
+  ASSERT_TRUE(Made().IssueTrust(spec_, leaf_));
+  EXPECT_EQ(ReadAll(leaf_ / "ca.crt"), next);
+  trust_each_other("one has forgotten the former");
+  EXPECT_EQ(EntryCount(ca_), 5u);
+}
+
+TEST_F(AuthorityTest, FormerKeyIsGoneWhenTheNextOneSigns) {
+  (void)Made();
+  const std::string former_key = ReadAll(ca_ / "ca.key");
+  const auto is_somewhere = [&] {
+    for (const auto& entry : fs::recursive_directory_iterator(ca_))
+      if (entry.is_regular_file() && ReadAll(entry.path()) == former_key) return true;
+    return false;
+  };
+  Authority authority = Made();
+  ASSERT_TRUE(authority.IntroduceNext());
+  EXPECT_TRUE(is_somewhere());
+  ASSERT_TRUE(authority.SignWithNext());
+  EXPECT_FALSE(is_somewhere());
+  for (const auto& entry : fs::recursive_directory_iterator(ca_))
+    if (entry.is_regular_file() && entry.path().extension() == ".key") EXPECT_EQ(ModeOf(entry.path()), 0600u);
+}
+
+TEST_F(AuthorityTest, StepsOutOfTurnAreRefusedAndChangeNothing) {
+  const auto turn = [&](bool introduce, bool sign, bool withdraw) {
+    Authority authority = Made();
+    const std::string trusted = authority.trusted_pem();
+    const auto check = [&](bool allowed, Result<void> (Authority::*step)()) {
+      if (allowed) return;
+      const auto refused = (authority.*step)();
+      ASSERT_FALSE(refused);
+      EXPECT_EQ(refused.error().code(), Code::kFailedPrecondition);
+      EXPECT_TRUE(refused.error().message().contains(ca_.string())) << refused.error().message();
+      EXPECT_EQ(authority.trusted_pem(), trusted);
+    };
+    check(introduce, &Authority::IntroduceNext);
+    check(sign, &Authority::SignWithNext);
+    check(withdraw, &Authority::WithdrawFormer);
+  };
+  turn(true, false, false);
+  ASSERT_TRUE(Made().IntroduceNext());
+  turn(false, true, false);
+  ASSERT_TRUE(Made().SignWithNext());
+  turn(false, false, true);
+  ASSERT_TRUE(Made().WithdrawFormer());
+  turn(true, false, false);
+}
+
+TEST_F(AuthorityTest, TrustIsNotIssuedOverACertificateThatItWouldNotAccept) {
+  Authority authority = Made();
+  EXPECT_EQ(authority.IssueTrust(spec_, leaf_).error().code(), Code::kFailedPrecondition) << "nothing is there";
+  ASSERT_TRUE(authority.Issue(spec_, leaf_));
+  ASSERT_TRUE(authority.IntroduceNext());
+  ASSERT_TRUE(authority.SignWithNext());
+  ASSERT_TRUE(authority.WithdrawFormer());
+  const auto refused = authority.IssueTrust(spec_, leaf_);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Code::kFailedPrecondition);
+  EXPECT_TRUE(refused.error().message().contains("issue the certificate first")) << refused.error().message();
+  EXPECT_TRUE(Load()) << "what was there goes on to be usable";
+}
+
+TEST_F(AuthorityTest, SetsThatTrustNobodyNeedTrust) {
+  Authority authority = Made();
+  EXPECT_TRUE(authority.NeedsTrust(leaf_));
+  ASSERT_TRUE(authority.Issue(spec_, leaf_));
+  EXPECT_FALSE(authority.NeedsTrust(leaf_));
+  directory_.Write("certs/identity/ca.crt", "");
+  EXPECT_TRUE(authority.NeedsTrust(leaf_));
+  ASSERT_TRUE(authority.IssueTrust(spec_, leaf_));
+  EXPECT_TRUE(Load());
+}
+
+// A step is in effect when `..data` is swapped: these are what a process killed just before, and just after, leaves.
+TEST_F(AuthorityTest, KilledStepsLeaveTheDirectoryAsBeforeOrAfterThem) {
+  ASSERT_TRUE(Made().IntroduceNext());
+  const std::string both = Made().trusted_pem();
+  const std::string before = fs::read_symlink(ca_ / "..data");
+  directory_.Write("ca/..v-dead00/ca.key", "half");
+  fs::create_symlink("..v-dead00", ca_ / "..data.new");
+  EXPECT_EQ(Made().rotation(), AuthorityRotation::kNextTrusted);
+  EXPECT_EQ(Made().trusted_pem(), both);
+  EXPECT_FALSE(fs::exists(ca_ / "..v-dead00"));
+
+  const fs::path copy = directory_ / "copy";
+  fs::copy(ca_ / before, copy);
+  ASSERT_TRUE(Made().SignWithNext());
+  fs::rename(copy, ca_ / before);  // the version that it did not come to remove
+  EXPECT_EQ(Made().rotation(), AuthorityRotation::kFormerTrusted);
+  EXPECT_EQ(Made().trusted_pem(), both);
+  EXPECT_FALSE(fs::exists(ca_ / before)) << "it holds the former key";
+  EXPECT_EQ(EntryCount(ca_), 5u);
+}
+
+TEST_F(AuthorityTest, AnyMomentIsAGoodOneToBeKilled) {
+  ASSERT_TRUE(Made().Issue(spec_, leaf_));
+  std::set<AuthorityRotation> met;
+  // Until it was killed between any two steps, and often enough to have been killed within one.
+  for (int round = 0; round < 60 || (met.size() < 3 && round < 3000); ++round) {
+    int began[2];
+    ASSERT_EQ(::pipe(began), 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+      Authority authority = Made();
+      const char byte = 1;
+      (void)!::write(began[1], &byte, 1);
+      while (true) {
+        if (authority.rotation() == AuthorityRotation::kNone) (void)authority.IntroduceNext();
+        if (authority.rotation() == AuthorityRotation::kNextTrusted) (void)authority.SignWithNext();
+        if (authority.rotation() == AuthorityRotation::kFormerTrusted) (void)authority.WithdrawFormer();
+      }
+    }
+    char byte = 0;
+    ASSERT_EQ(::read(began[0], &byte, 1), 1);
+    ::close(began[0]);
+    ::close(began[1]);
+    // A moment that differs from round to round; which one it is does not matter.
+    const auto until = std::chrono::steady_clock::now() + round % 60 * 97us;
+    while (std::chrono::steady_clock::now() < until) std::this_thread::yield();
+    ASSERT_EQ(::kill(child, SIGKILL), 0);
+    ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+
+    auto authority = Authority::Load(ca_, clock_);
+    ASSERT_TRUE(authority) << authority.error().ToString();
+    met.insert(authority->rotation());
+    const bool one_is_trusted = authority->trusted_pem() == authority->certificate_pem();
+    EXPECT_EQ(one_is_trusted, authority->rotation() == AuthorityRotation::kNone);
+    EXPECT_TRUE(authority->trusted_pem().contains(authority->certificate_pem()));
+    EXPECT_EQ(ReadAll(ca_ / "ca.crt"), authority->certificate_pem());
+    ASSERT_TRUE(authority->Issue(spec_, leaf_));
+    EXPECT_TRUE(Load());
+  }
+  EXPECT_EQ(met.size(), 3u);
+}
+
+TEST_F(AuthorityTest, PlainFilesOfAFormerReleaseAreTakenOver) {
+  const TestCertificate plain = MakeCertificate({.common_name = "plain",
+                                                 .names = "",
+                                                 .extended_key_usage = "",
+                                                 .key_usage = "critical,keyCertSign,cRLSign",
+                                                 .basic_constraints = "critical,CA:TRUE",
+                                                 .not_before = clock_.WallNow() - 1h,
+                                                 .not_after = clock_.WallNow() + days(3650)});
+  const auto write_plain = [&] {
+    fs::remove_all(ca_);
+    directory_.Write("ca/ca.crt", plain.certificate_pem);
+    directory_.Write("ca/ca.key", plain.key_pem);
+  };
+  write_plain();
+  EXPECT_EQ(Made().certificate_pem(), plain.certificate_pem);
+  EXPECT_EQ(Made().rotation(), AuthorityRotation::kNone);
+  ASSERT_TRUE(Made().Issue(spec_, leaf_));
+  EXPECT_TRUE(Verifies(leaf_, ca_ / "ca.crt"));
+  ASSERT_TRUE(Made().IntroduceNext());
+  EXPECT_TRUE(fs::is_symlink(ca_ / "ca.key"));
+  EXPECT_EQ(ReadAll(ca_ / "ca.crt"), plain.certificate_pem);
+  EXPECT_TRUE(Made().trusted_pem().starts_with(plain.certificate_pem));
+  ASSERT_TRUE(Made().SignWithNext());
+  EXPECT_NE(ReadAll(ca_ / "ca.key"), plain.key_pem);
+  EXPECT_EQ(EntryCount(ca_), 5u);
+
+  // Killed while they were taken over: the version is in use, the names are plain files still.
+  write_plain();
+  directory_.Write("ca/..v-abcdef/ca.crt", plain.certificate_pem);
+  directory_.Write("ca/..v-abcdef/ca.key", plain.key_pem);
+  fs::create_symlink("..v-abcdef", ca_ / "..data");
+  fs::remove(ca_ / "ca.key");
+  fs::create_symlink("..data/ca.key", ca_ / "ca.key");
+  EXPECT_EQ(Made().certificate_pem(), plain.certificate_pem);
+  ASSERT_TRUE(Made().IntroduceNext());
+  ASSERT_TRUE(Made().SignWithNext());
+  EXPECT_NE(ReadAll(ca_ / "ca.crt"), plain.certificate_pem);
+  EXPECT_EQ(Made().rotation(), AuthorityRotation::kFormerTrusted);
+}
+
+TEST_F(AuthorityTest, CertificateWithoutItsLastNewlineIsTrustedBesideAnother) {
+  (void)Made();
+  const std::string pem = ReadAll(ca_ / "ca.crt");
+  directory_.Write("ca/ca.crt", pem.substr(0, pem.size() - 1));
+  ASSERT_TRUE(Made().IntroduceNext());
+  ASSERT_TRUE(Made().Issue(spec_, leaf_));
+  const auto set = Load();
+  ASSERT_TRUE(set) << set.error().ToString();
+  EXPECT_EQ(set->authorities.size(), 2u);
+}
+
+TEST_F(AuthorityTest, HalfAReplacementIsAnErrorWithARemedy) {
+  ASSERT_TRUE(Made().IntroduceNext());
+  fs::remove(ca_ / "..data/next.key");
+  const auto loaded = Authority::LoadOrCreate(ca_, clock_);
+  ASSERT_FALSE(loaded);
+  EXPECT_EQ(loaded.error().code(), Code::kFailedPrecondition);
+  EXPECT_TRUE(loaded.error().message().contains("next.key")) << loaded.error().message();
+  EXPECT_TRUE(loaded.error().message().contains("remove " + ca_.string())) << loaded.error().message();
+}
+
+// Holds the authority of a directory until it is killed.
+class Holder {
+ public:
+  Holder(const fs::path& directory, const Clock& clock) {
+    int ready[2];
+    if (::pipe(ready) != 0) throw std::runtime_error("pipe");
+    child_ = ::fork();
+    if (child_ == 0) {
+      const auto held = Authority::Load(directory, clock);
+      const char byte = held ? 1 : 0;
+      (void)!::write(ready[1], &byte, 1);
+      while (true) ::pause();
+    }
+    char byte = 0;
+    if (::read(ready[0], &byte, 1) != 1 || byte != 1) throw std::runtime_error("the child holds nothing");
+    ::close(ready[0]);
+    ::close(ready[1]);
+  }
+  ~Holder() { Kill(); }
+  Holder(const Holder&) = delete;
+  Holder& operator=(const Holder&) = delete;
+
+  void Kill() {
+    if (child_ <= 0) return;
+    ::kill(child_, SIGKILL);
+    ::waitpid(child_, nullptr, 0);
+    child_ = 0;
+  }
+
+ private:
+  pid_t child_ = 0;
+};
+
+TEST_F(AuthorityTest, OneProcessAtATimeWorksOnADirectory) {
+  (void)Made();
+  Holder holder(ca_, clock_);
+  const auto began = std::chrono::steady_clock::now();
+  const auto refused = Authority::Load(ca_, clock_);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Code::kAborted);
+  EXPECT_TRUE(refused.error().message().contains(ca_.string())) << refused.error().message();
+  EXPECT_GE(std::chrono::steady_clock::now() - began, Authority::kLockLimit);
+
+  // Whoever waits gets it as soon as the other is gone, however it ended.
+  std::optional<Result<Authority>> waited;
+  std::thread waiter([&] { waited.emplace(Authority::Load(ca_, clock_)); });
+  holder.Kill();
+  waiter.join();
+  EXPECT_TRUE(*waited) << waited->error().ToString();
+}
+
+TEST_F(AuthorityTest, LockOfADirectoryThatWasRemovedHoldsNobodyUp) {
+  (void)Made();
+  const Authority old = Made();
+  fs::remove_all(ca_);
+  EXPECT_EQ(Authority::Load(ca_, clock_).error().code(), Code::kNotFound);
+  const Authority fresh = Made();
+  EXPECT_NE(fresh.certificate_pem(), old.certificate_pem());
+}
+
+TEST_F(AuthorityTest, ManyCreatorsAgreeOnOneAuthority) {
+  constexpr int kCreators = 8;
+  std::vector<std::string> made(kCreators);
+  std::vector<std::thread> threads;
+  for (std::string& pem : made) threads.emplace_back([&] { pem = Made().certificate_pem(); });
+  for (std::thread& thread : threads) thread.join();
+  for (const std::string& pem : made) EXPECT_EQ(pem, made.front());
+  EXPECT_EQ(EntryCount(ca_), 5u);
 }
 
 }  // namespace

@@ -29,11 +29,11 @@ Error Refused(const CertificateFile& file, std::string_view problem, std::string
 
 std::string_view UsageName(Usage usage) { return usage == Usage::kServer ? "server" : "client"; }
 
-Result<std::string> ReadText(const CertificateFile& file) {
-  auto text = ReadFile(file.path, kFileBytesMax);
-  if (text) return text;
-  return FailedPrecondition(Concat({Name(file), ": cannot be read (", text.error().message(),
-                                    "); check that it exists and that this user may read it"}));
+Result<std::vector<X509Ptr>> ParseFile(std::string_view pem, const CertificateFile& file) {
+  auto certificates = ParseCertificates(pem);
+  if (certificates) return certificates;
+  return Refused(file, Concat({"not a PEM certificate (", certificates.error().message(), ")"}),
+                 "it must begin with -----BEGIN CERTIFICATE-----");
 }
 
 Result<void> CheckKey(EVP_PKEY* key, const CertificateFile& file) {
@@ -80,6 +80,24 @@ std::string NameText(const X509_NAME* name) {
   char* data = nullptr;
   const long size = BIO_get_mem_data(bio.get(), &data);
   return {data, static_cast<std::size_t>(size)};
+}
+
+Result<std::vector<AuthorityInfo>> DescribeAuthorities(const std::vector<X509Ptr>& authorities) {
+  std::vector<AuthorityInfo> described;
+  for (const X509Ptr& authority : authorities) {
+    std::array<unsigned char, SHA256_DIGEST_LENGTH> digest{};
+    if (X509_digest(authority.get(), EVP_sha256(), digest.data(), nullptr) != 1) return Internal(OpenSslReason());
+    std::string fingerprint;
+    for (const unsigned char byte : digest) {
+      constexpr std::string_view kDigits = "0123456789ABCDEF";
+      fingerprint += kDigits[byte >> 4];
+      fingerprint += kDigits[byte & 0xF];
+    }
+    described.push_back({.subject = NameText(X509_get_subject_name(authority.get())),
+                         .fingerprint = std::move(fingerprint),
+                         .not_after = ToWallTime(X509_get0_notAfter(authority.get()))});
+  }
+  return described;
 }
 
 // Fills everything but the principal, and returns the URI names for the caller to judge.
@@ -194,25 +212,26 @@ bool IsPrincipal(std::string_view name) {
 
 std::string ServiceDnsName(std::string_view principal) { return std::string(principal) + std::string(kServiceDomain); }
 
+Result<std::string> ReadCertificateFile(const CertificateFile& file) {
+  auto text = ReadFile(file.path, kFileBytesMax);
+  if (text) return text;
+  return FailedPrecondition(Concat({Name(file), ": cannot be read (", text.error().message(),
+                                    "); check that it exists and that this user may read it"}));
+}
+
 Result<CertificateTexts> ReadCertificateFiles(const CertificateFiles& files) {
   CertificateTexts texts;
-  NOVA_TRY(texts.chain_pem, ReadText(files.certificate));
-  NOVA_TRY(auto key_pem, ReadText(files.key));
+  NOVA_TRY(texts.chain_pem, ReadCertificateFile(files.certificate));
+  NOVA_TRY(auto key_pem, ReadCertificateFile(files.key));
   texts.key_pem = Secret<>(std::move(key_pem));
-  NOVA_TRY(texts.ca_pem, ReadText(files.ca));
+  NOVA_TRY(texts.ca_pem, ReadCertificateFile(files.ca));
   return texts;
 }
 
 Result<CertificateSet> ValidateCertificateTexts(CertificateTexts texts, const CertificateFiles& files, Usage usage,
                                                 const Clock& clock) {
-  const auto parse = [](std::string_view pem, const CertificateFile& file) -> Result<std::vector<X509Ptr>> {
-    auto certificates = ParseCertificates(pem);
-    if (certificates) return certificates;
-    return Refused(file, Concat({"not a PEM certificate (", certificates.error().message(), ")"}),
-                   "it must begin with -----BEGIN CERTIFICATE-----");
-  };
-  NOVA_TRY(const auto chain, parse(texts.chain_pem, files.certificate));
-  NOVA_TRY(const auto authorities, parse(texts.ca_pem, files.ca));
+  NOVA_TRY(const auto chain, ParseFile(texts.chain_pem, files.certificate));
+  NOVA_TRY(const auto authorities, ParseFile(texts.ca_pem, files.ca));
   const auto key = ParsePrivateKey(texts.key_pem);
   if (!key)
     return Refused(files.key, Concat({"not a PEM private key (", key.error().message(), ")"}),
@@ -229,16 +248,41 @@ Result<CertificateSet> ValidateCertificateTexts(CertificateTexts texts, const Ce
   NOVA_TRY(info.principal, CheckPrincipal(ReadNames(leaf, info), files.certificate));
   NOVA_TRY(CheckUsage(leaf, usage, files.certificate));
   NOVA_TRY(auto complete_chain_pem, CheckChain(chain, authorities, files, usage, clock.WallNow()));
+  NOVA_TRY(auto described, DescribeAuthorities(authorities));
   return CertificateSet{.chain_pem = std::move(texts.chain_pem),
                         .complete_chain_pem = std::move(complete_chain_pem),
                         .key_pem = std::move(texts.key_pem),
                         .ca_pem = std::move(texts.ca_pem),
-                        .info = std::move(info)};
+                        .info = std::move(info),
+                        .authorities = std::move(described)};
 }
 
 Result<CertificateSet> LoadCertificateSet(const CertificateFiles& files, Usage usage, const Clock& clock) {
   NOVA_TRY(auto texts, ReadCertificateFiles(files));
   return ValidateCertificateTexts(std::move(texts), files, usage, clock);
+}
+
+Result<AuthoritySet> ValidateAuthorities(std::string pem, const CertificateFile& file, const Clock& clock) {
+  NOVA_TRY(const auto certificates, ParseFile(pem, file));
+  NOVA_TRY(auto described, DescribeAuthorities(certificates));
+  for (std::size_t i = 0; i < certificates.size(); ++i) {
+    if (X509_check_ca(certificates[i].get()) == 0)
+      return Refused(file, Concat({described[i].subject, " is no authority"}),
+                     "put the certificate of whoever signs the server's into that file");
+  }
+  const WallTime now = clock.WallNow();
+  const AuthorityInfo& last = *std::ranges::max_element(described, {}, &AuthorityInfo::not_after);
+  if (now > last.not_after && now - last.not_after > kClockSkewMax)
+    return Refused(file, Concat({"the authority expired at ", Timestamp(last.not_after)}), "replace it");
+  return AuthoritySet{.pem = std::move(pem), .authorities = std::move(described)};
+}
+
+Result<CertificateInfo> ReadCertificateInfo(std::string_view pem) {
+  NOVA_TRY(const auto certificates, ParseCertificates(pem));
+  CertificateInfo info;
+  const auto uris = ReadNames(certificates.front().get(), info);
+  if (auto principal = CheckPrincipal(uris, {})) info.principal = *std::move(principal);
+  return info;
 }
 
 }  // namespace nova::tls

@@ -66,6 +66,14 @@ struct CertificateInfo {
   std::string issuer;  // the distinguished name, such as "CN=Nova development CA"
 };
 
+// One that is trusted.
+struct AuthorityInfo {
+  std::string subject;      // the distinguished name
+  std::string fingerprint;  // SHA-256 of the certificate, hexadecimal, upper case
+  WallTime not_after;
+  bool operator==(const AuthorityInfo&) const = default;
+};
+
 // Texts that passed every check, and what their leaf says.
 struct CertificateSet {
   std::string chain_pem;
@@ -75,9 +83,18 @@ struct CertificateSet {
   Secret<> key_pem;
   std::string ca_pem;
   CertificateInfo info;
+  std::vector<AuthorityInfo> authorities;  // those of ca_pem, in its order
 };
 
-// Errors: FAILED_PRECONDITION if a file cannot be read.
+// Of a client that only verifies its server.
+struct AuthoritySet {
+  std::string pem;
+  std::vector<AuthorityInfo> authorities;  // those of pem, in its order
+};
+
+// Errors: FAILED_PRECONDITION if the file cannot be read.
+Result<std::string> ReadCertificateFile(const CertificateFile& file);
+// Errors: as ReadCertificateFile.
 Result<CertificateTexts> ReadCertificateFiles(const CertificateFiles& files);
 
 // Judges texts that were read from `files` (which serve the messages only). Checks, in this order: each text is PEM;
@@ -89,5 +106,13 @@ Result<CertificateSet> ValidateCertificateTexts(CertificateTexts texts, const Ce
 
 // Reads and judges. Errors: as the two above.
 Result<CertificateSet> LoadCertificateSet(const CertificateFiles& files, Usage usage, const Clock& clock);
+
+// Judges a text that was read from `file`: each certificate of it is an authority, and one at least has not expired.
+// Errors: INVALID_ARGUMENT, one line.
+Result<AuthoritySet> ValidateAuthorities(std::string pem, const CertificateFile& file, const Clock& clock);
+
+// What the first certificate of a PEM text says, for people; it is not judged, and has no principal if it names none.
+// Errors: INVALID_ARGUMENT with the bare reason.
+Result<CertificateInfo> ReadCertificateInfo(std::string_view pem);
 
 }  // namespace nova::tls

@@ -245,13 +245,13 @@ TEST_F(CredentialsTest, OptionalClientCertificateIsStillVerified) {
   EXPECT_FALSE(Echo(Channel(ChannelIdentity(*forged).For("identity")), kRefusedTimeout).status.ok());
 }
 
-TEST_F(CredentialsTest, CertificateWithoutAPrincipalGivesNoPeer) {
+TEST_F(CredentialsTest, CertificateWithoutAPrincipalIsRefused) {
   StartMutualServer();
   // Made by the right authority for something else, and used by a client that checks nothing.
   TestCertificate issuer{.certificate = std::move(ParseCertificates(authority_->certificate_pem())->front()),
                          .key = *ParsePrivateKey(Secret<>(ReadAll(directory_ / "ca/ca.key"))),
-                         .certificate_pem = {},
-                         .key_pem = {}};
+                         .certificate_pem = authority_->certificate_pem(),
+                         .key_pem = ReadAll(directory_ / "ca/ca.key")};
   const WallTime now = std::chrono::system_clock::now();
   for (const char* names : {"DNS:gateway.nova.svc.cluster.local", "URI:spiffe://other/gateway", "URI:spiffe://nova/a/b",
                             "URI:spiffe://nova/gateway,URI:spiffe://nova/operator"}) {
@@ -266,10 +266,53 @@ TEST_F(CredentialsTest, CertificateWithoutAPrincipalGivesNoPeer) {
                                                         .pem_private_key = leaf.key_pem,
                                                         .pem_cert_chain = leaf.certificate_pem}),
                                   arguments);
-    const Answer answer = Echo(channel);
-    EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
-    EXPECT_EQ(answer.peer, "") << names;
+    EXPECT_EQ(Echo(channel, kRefusedTimeout).status.error_code(), grpc::StatusCode::UNAVAILABLE) << names;
   }
+}
+
+TEST_F(CredentialsTest, ChannelsShareCredentialsUntilTheAuthoritiesChange) {
+  const fs::path folder = Issue(*authority_, "gateway", "gateway");
+  const auto client = Publish(folder, Usage::kClient);
+  const ChannelIdentity identity(*client);
+  const ChannelIdentity copy = identity;
+  const ChannelCredentials before = identity.For("identity");
+  EXPECT_EQ(before.trust_version, identity.trust_version());
+  EXPECT_EQ(copy.For("user").credentials, before.credentials);
+  // Another leaf is no other trust.
+  Issue(*authority_, "gateway", "gateway");
+  ASSERT_EQ(client->Check(), IdentityPublisher::Outcome::kPublished);
+  EXPECT_EQ(identity.For("identity").credentials, before.credentials);
+
+  auto other = Authority::Create(directory_ / "other-ca", Clock::System());
+  ASSERT_TRUE(other);
+  fs::remove(folder / "ca.crt");
+  directory_.Write("gateway/ca.crt", authority_->certificate_pem() + other->certificate_pem());
+  ASSERT_EQ(client->Check(), IdentityPublisher::Outcome::kPublished);
+  EXPECT_GT(identity.trust_version(), before.trust_version);
+  const ChannelCredentials after = copy.For("identity");
+  EXPECT_NE(after.credentials, before.credentials);
+  EXPECT_EQ(after.trust_version, identity.trust_version());
+  EXPECT_EQ(identity.For("user").credentials, after.credentials);
+  EXPECT_EQ(ChannelIdentity::Plaintext().trust_version(), 0);
+}
+
+TEST_F(CredentialsTest, TheFirstHandshakeOfNewCredentialsUsesTheNewAuthorities) {
+  StartMutualServer();
+  auto other = Authority::Create(directory_ / "other-ca", Clock::System());
+  ASSERT_TRUE(other);
+  // A client that trusts only the other one at first, and the server's a moment later.
+  const fs::path folder = Issue(*authority_, "gateway", "gateway");
+  const fs::path stranger = Issue(*other, "gateway", "stranger");
+  const auto client = Publish(stranger, Usage::kClient);
+  const ChannelIdentity identity(*client);
+  EXPECT_FALSE(Echo(Channel(identity.For("identity")), kRefusedTimeout).status.ok());
+  for (const char* name : {"tls.crt", "tls.key", "ca.crt"}) {
+    fs::remove(stranger / name);
+    directory_.Write(std::string("stranger/") + name, ReadAll(folder / name));
+  }
+  ASSERT_EQ(client->Check(), IdentityPublisher::Outcome::kPublished);
+  const Answer answer = Echo(Channel(identity.For("identity")), kRefusedTimeout);
+  EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
 }
 
 TEST_F(CredentialsTest, PlaintextWorksOnlyWhereBothSidesChoseIt) {

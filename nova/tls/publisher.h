@@ -8,8 +8,10 @@
 //   ClientCertificate::kRequired);
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <vector>
 
 #include "nova/base/clock.h"
 #include "nova/base/result.h"
@@ -22,6 +24,8 @@ namespace nova::tls {
 struct PublisherConfig {
   CertificateFiles files;
   Usage usage = Usage::kServer;
+  // Who this process is: the certificate of anybody else is refused. Empty: whoever the first one names.
+  std::string principal = {};
   // Where the private directory is made; empty: $TMPDIR, else /tmp. Best in memory: it holds a key.
   std::filesystem::path directory = {};
   // How often the files are read. They are compared by content, which also sees the link swaps of Kubernetes.
@@ -57,6 +61,10 @@ class IdentityPublisher {
   std::filesystem::path ca_path() const;
   // Of the published leaf.
   CertificateInfo info() const;
+  // Who is trusted.
+  std::vector<AuthorityInfo> authorities() const;
+  // Grows whenever those change: what was connected under the former ones should be connected anew.
+  std::uint64_t trust_version() const;
 
  private:
   struct State;

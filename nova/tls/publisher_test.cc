@@ -178,6 +178,27 @@ TEST_F(PublisherTest, MismatchedPairIsRefusedAndTheLastGoodOneStays) {
   EXPECT_EQ(Reloads("published"), 2);
 }
 
+TEST_F(PublisherTest, CertificateOfAnotherPrincipalIsRefused) {
+  const TestCertificate other =
+      MakeCertificate({.names = "URI:spiffe://nova/user,DNS:user.nova.svc.cluster.local,DNS:localhost"}, &authority_);
+  Install(other);
+  const auto made = IdentityPublisher::Create(
+      {.files = TestFiles(source_.path()), .principal = "identity", .directory = private_}, clock_, metrics_);
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().code(), Code::kInvalidArgument);
+  EXPECT_EQ(made.error().message(),
+            "GRPC_SERVER_CERT_PATH=" + (source_ / "tls.crt").string() +
+                ": the certificate of 'user', and this process is 'identity': issue one for the latter");
+  EXPECT_EQ(PrivateCount(), 0U);
+
+  // Where nobody says who the process is, its first certificate does.
+  Install(MakeCertificate({}, &authority_));
+  auto publisher = Make();
+  Install(other);
+  EXPECT_EQ(publisher->Check(), Outcome::kRefused);
+  EXPECT_EQ(publisher->info().principal, "identity");
+}
+
 TEST_F(PublisherTest, ReplacementThatBeginsSoonWaitsUntilThen) {
   Install(MakeCertificate({}, &authority_));
   auto publisher = Make();
@@ -188,6 +209,52 @@ TEST_F(PublisherTest, ReplacementThatBeginsSoonWaitsUntilThen) {
   clock_.Advance(30s);
   EXPECT_EQ(publisher->Check(), Outcome::kPublished);
   EXPECT_EQ(refusals_logged(), 0);
+}
+
+TEST_F(PublisherTest, TellsWhoIsTrustedAndWhenThatChanges) {
+  Install(MakeCertificate({}, &authority_));
+  auto publisher = Make();
+  ASSERT_EQ(publisher->authorities().size(), 1u);
+  const AuthorityInfo first = publisher->authorities().front();
+  EXPECT_EQ(first.subject, "CN=test authority");
+  EXPECT_EQ(first.not_after, clock_.WallNow() + std::chrono::days(30));
+  std::string judged =
+      RunCommand("openssl x509 -noout -fingerprint -sha256 -in " + (source_ / "ca.crt").string()).output;
+  judged = judged.substr(judged.find('=') + 1);
+  std::erase_if(judged, [](char c) { return c == ':' || c == '\n'; });
+  EXPECT_EQ(first.fingerprint, judged);
+
+  const std::uint64_t version = publisher->trust_version();
+  EXPECT_GT(version, 0u);
+  Install(MakeCertificate({}, &authority_));
+  ASSERT_EQ(publisher->Check(), Outcome::kPublished);
+  EXPECT_EQ(publisher->trust_version(), version) << "another leaf is not another trust";
+
+  // One more, the same in other words, and a leaf of the second without the first: the steps of a replacement.
+  const TestCertificate next = MakeCertificate(AuthoritySpec("next authority"));
+  source_.Write("ca.crt", authority_.certificate_pem + next.certificate_pem);
+  ASSERT_EQ(publisher->Check(), Outcome::kPublished);
+  EXPECT_EQ(publisher->trust_version(), version + 1);
+  ASSERT_EQ(publisher->authorities().size(), 2u);
+  EXPECT_EQ(publisher->authorities()[0], first);
+  EXPECT_EQ(publisher->authorities()[1].subject, "CN=next authority");
+  source_.Write("ca.crt", authority_.certificate_pem + "# a remark\n" + next.certificate_pem);
+  ASSERT_EQ(publisher->Check(), Outcome::kPublished);
+  EXPECT_EQ(publisher->trust_version(), version + 1);
+
+  // A refused set changes nothing of it: this leaf is of the first.
+  source_.Write("ca.crt", next.certificate_pem);
+  ASSERT_EQ(publisher->Check(), Outcome::kRefused);
+  EXPECT_EQ(publisher->authorities().size(), 2u);
+  EXPECT_EQ(publisher->trust_version(), version + 1);
+
+  const TestCertificate leaf = MakeCertificate({}, &next);
+  source_.Write("tls.crt", leaf.certificate_pem);
+  source_.Write("tls.key", leaf.key_pem);
+  ASSERT_EQ(publisher->Check(), Outcome::kPublished);
+  ASSERT_EQ(publisher->authorities().size(), 1u);
+  EXPECT_EQ(publisher->authorities().front().subject, "CN=next authority");
+  EXPECT_EQ(publisher->trust_version(), version + 2);
 }
 
 TEST_F(PublisherTest, WatchSeesTheLinkSwapOfKubernetes) {

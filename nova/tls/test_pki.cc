@@ -9,26 +9,16 @@
 #include <stdexcept>
 #include <sys/wait.h>
 
+#include "nova/tls/certificate_maker.h"
 #include "nova/tls/files.h"
 
 namespace nova::tls {
 namespace {
 
-void Require(bool ok, const char* what) {
-  if (!ok) throw std::runtime_error(std::string(what) + ": " + OpenSslReason());
-}
-
-PkeyPtr MakeKey(const std::string& type) {
-  PkeyPtr key;
-  if (type.starts_with("RSA-")) {
-    key.reset(EVP_RSA_gen(static_cast<unsigned>(std::stoul(type.substr(4)))));
-  } else if (type == "ED25519") {
-    key.reset(EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519"));
-  } else {
-    key.reset(EVP_EC_gen(type.c_str()));
-  }
-  Require(key != nullptr, "make key");
-  return key;
+template <class T>
+T OrThrow(Result<T> result) {
+  if (!result) throw std::runtime_error(result.error().ToString());
+  return *std::move(result);
 }
 
 }  // namespace
@@ -78,39 +68,21 @@ TestCertificateSpec AuthoritySpec(std::string common_name) {
 }
 
 TestCertificate MakeCertificate(const TestCertificateSpec& spec, const TestCertificate* issuer) {
-  static long serial = 1000;
-  TestCertificate made{
-      .certificate = X509Ptr(X509_new()), .key = MakeKey(spec.key), .certificate_pem = {}, .key_pem = {}};
-  X509* certificate = made.certificate.get();
-  X509* signer = issuer != nullptr ? issuer->certificate.get() : certificate;
-  EVP_PKEY* signing_key = issuer != nullptr ? issuer->key.get() : made.key.get();
-  X509_set_version(certificate, X509_VERSION_3);
-  ASN1_INTEGER_set(X509_get_serialNumber(certificate), ++serial);
-  ASN1_TIME_set(X509_getm_notBefore(certificate), std::chrono::system_clock::to_time_t(spec.not_before));
-  ASN1_TIME_set(X509_getm_notAfter(certificate), std::chrono::system_clock::to_time_t(spec.not_after));
-  X509_set_pubkey(certificate, made.key.get());
-  Require(X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate), "CN", MBSTRING_ASC,
-                                     reinterpret_cast<const unsigned char*>(spec.common_name.c_str()), -1, -1, 0) == 1,
-          "name");
-  X509_set_issuer_name(certificate, X509_get_subject_name(signer));
-  const auto add = [&](int nid, const std::string& value) {
-    if (value.empty()) return;
-    X509V3_CTX context;
-    X509V3_set_ctx(&context, signer, certificate, nullptr, nullptr, 0);
-    const ExtensionPtr extension(X509V3_EXT_conf_nid(nullptr, &context, nid, value.c_str()));
-    Require(extension != nullptr && X509_add_ext(certificate, extension.get(), -1) == 1, value.c_str());
-  };
-  add(NID_basic_constraints, spec.basic_constraints);
-  add(NID_key_usage, spec.key_usage);
-  add(NID_ext_key_usage, spec.extended_key_usage);
-  add(NID_subject_alt_name, spec.names);
-  add(NID_subject_key_identifier, "hash");
-  if (issuer != nullptr) add(NID_authority_key_identifier, "keyid:always");
-  const bool digest_is_built_in = EVP_PKEY_get_base_id(signing_key) == EVP_PKEY_ED25519;
-  Require(X509_sign(certificate, signing_key, digest_is_built_in ? nullptr : EVP_sha256()) != 0, "sign");
-  made.certificate_pem = *ToPem(certificate);
-  made.key_pem = ToPem(made.key.get())->Expose();
-  return made;
+  SignedCertificate signer;
+  if (issuer != nullptr) signer = {.certificate_pem = issuer->certificate_pem, .key_pem = Secret<>(issuer->key_pem)};
+  const SignedCertificate made = OrThrow(MakeCertificate({.common_name = spec.common_name,
+                                                          .key = spec.key,
+                                                          .names = spec.names,
+                                                          .extended_key_usage = spec.extended_key_usage,
+                                                          .key_usage = spec.key_usage,
+                                                          .basic_constraints = spec.basic_constraints,
+                                                          .not_before = spec.not_before,
+                                                          .not_after = spec.not_after},
+                                                         issuer != nullptr ? &signer : nullptr));
+  return {.certificate = std::move(OrThrow(ParseCertificates(made.certificate_pem)).front()),
+          .key = OrThrow(ParsePrivateKey(made.key_pem)),
+          .certificate_pem = made.certificate_pem,
+          .key_pem = made.key_pem.Expose()};
 }
 
 CertificateFiles TestFiles(const std::filesystem::path& directory) {

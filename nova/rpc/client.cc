@@ -8,6 +8,7 @@
 #include "nova/resilience/protect.h"
 #include "nova/rpc/status.h"
 #include "nova/runtime/one_shot.h"
+#include "nova/telemetry/log.h"
 
 namespace nova::rpc {
 
@@ -22,9 +23,6 @@ namespace {
 // probes of its breaker, whose open time is about as long.
 constexpr int kReconnectBackoffInitialMs = 100;
 constexpr int kReconnectBackoffMaxMs = 1'000;
-
-// One attempt to connect; gRPC's own figure is 20 s.
-constexpr int kConnectTimeoutMs = 5'000;
 
 // With a call under way, silence of the first length asks the peer whether it is alive, and of the second gives it up.
 constexpr int kKeepaliveTimeMs = 20'000;
@@ -50,15 +48,22 @@ bool IsAhead(const grpc::Status& status, const Call& call) {
 
 }  // namespace
 
-struct Client::Grpc {
-  explicit Grpc(std::shared_ptr<grpc::Channel> channel) : stub(std::move(channel)) {}
+// A channel, and whom its connections were verified by.
+struct Client::Channel {
   grpc::GenericStub stub;
+  std::uint64_t trust_version;
 };
 
 Client::Client(telemetry::Metrics& metrics, resilience::PeerDependency& peer, ClientConfig config,
-               const tls::ChannelIdentity& identity)
-    : peer_(peer), config_(std::move(config)), stack_(MakeClientStack(metrics, config_.principal)) {
-  const tls::ChannelCredentials credentials = identity.For(config_.principal);
+               tls::ChannelIdentity identity)
+    : peer_(peer),
+      config_(std::move(config)),
+      identity_(std::move(identity)),
+      stack_(MakeClientStack(metrics, config_.principal)),
+      channel_(MakeChannel()) {}
+
+std::shared_ptr<Client::Channel> Client::MakeChannel() const {
+  const tls::ChannelCredentials credentials = identity_.For(config_.principal);
   grpc::ChannelArguments arguments;
   credentials.ApplyTo(arguments);
   arguments.SetMaxReceiveMessageSize(config_.message_bytes_max);
@@ -67,13 +72,34 @@ Client::Client(telemetry::Metrics& metrics, resilience::PeerDependency& peer, Cl
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectBackoffInitialMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectBackoffMaxMs);
   // The name is history: it bounds the attempt, not the pause after it.
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, static_cast<int>(kConnectTimeout.count()));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, config_.own_connection ? 1 : 0);
   // Retries of gRPC's own stay on: without a policy these are only those of calls that provably never left or reached
   // nobody, as when a connection reaches its age, and they cost the peer nothing.
-  grpc_ = std::make_unique<Grpc>(grpc::CreateCustomChannel(config_.target, credentials.credentials, arguments));
+  return std::make_shared<Channel>(
+      grpc::GenericStub(grpc::CreateCustomChannel(config_.target, credentials.credentials, arguments)),
+      credentials.trust_version);
+}
+
+std::shared_ptr<Client::Channel> Client::CurrentChannel(const Call& call) {
+  const std::uint64_t trust_version = identity_.trust_version();
+  std::shared_ptr<Channel> withdrawn;
+  std::shared_ptr<Channel> current;
+  {
+    // Whoever comes while the new one is made waits for it: the old one is for nobody any more.
+    const std::lock_guard lock(channel_mutex_);
+    if (channel_->trust_version >= trust_version) return channel_;
+    current = MakeChannel();
+    withdrawn = std::exchange(channel_, current);
+  }
+  telemetry::LogInfo("the trusted authorities have changed; calls go over a new connection",
+                     {{"peer", config_.principal}});
+  // The contexts of its calls hold what is left of it. If it has none it dies at once, and not on this thread, which
+  // may be one of gRPC's own (OnDone below says why).
+  boost::asio::post(call.strand().io(), [last = std::move(withdrawn)] {});
+  return current;
 }
 
 Client::~Client() {
@@ -124,8 +150,8 @@ Task<grpc::ByteBuffer> Client::Try(resilience::Attempt& attempt, const MethodPol
 
   const CancelHook hook(call, [&context](const Error&) { context.TryCancel(); });
   const auto status = co_await runtime::Await<grpc::Status>([&](runtime::Resolver<grpc::Status> resolve) {
-    grpc_->stub.UnaryCall(&context, method.path, {}, &request, &response,
-                          [resolve](grpc::Status ended) { resolve(std::move(ended)); });
+    CurrentChannel(call)->stub.UnaryCall(&context, method.path, {}, &request, &response,
+                                         [resolve](grpc::Status ended) { resolve(std::move(ended)); });
   });
   if (IsAhead(status, call)) (void)co_await runtime::Sleep(call, call.Remaining());
   outgoing.reported = true;
@@ -291,7 +317,8 @@ class Client::StreamClientCall final : public RawClientStream {
 
  private:
   void Start() {
-    client_.grpc_->stub.PrepareBidiStreamingCall(&reactor_->context, outgoing_.method.path, {}, reactor_.get());
+    client_.CurrentChannel(limited_)->stub.PrepareBidiStreamingCall(&reactor_->context, outgoing_.method.path, {},
+                                                                    reactor_.get());
     started_ = true;
     reactor_->Start(reactor_, guard_.attempt().TakePermit());
   }

@@ -1,7 +1,9 @@
 // Client: calls to one peer service. Every call goes through resilience::Protect: it has a deadline (the earliest of
 // the caller's, the method's and, unless it is a stream, the dependency's), is tried again if its method may be
 // repeated and the budgets allow it, and is refused while the peer is known to be down. Each try carries the trace and
-// is counted. A call ends when its caller's call ends: cancellation reaches the peer.
+// is counted. A call ends when its caller's call ends: cancellation reaches the peer. When the authorities that servers
+// are verified with change, the next call goes over a new connection; those under way end on the old one, which is then
+// closed.
 //
 //   resilience::PeerDependency peer("identity", metrics, config);
 //   Client identity(metrics, peer, {.principal = "identity", .target = "identity:9080"}, channel_identity);
@@ -9,6 +11,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -25,6 +28,9 @@
 #include "nova/tls/credentials.h"
 
 namespace nova::rpc {
+
+// One attempt to connect, the TLS handshake included; gRPC's own figure is 20 s.
+inline constexpr std::chrono::milliseconds kConnectTimeout{5'000};
 
 struct ClientConfig {
   // Who must answer: the server's certificate has to carry this name.
@@ -78,9 +84,9 @@ class ClientStream {
 // Thread-safe. Destroy it after the calls that use it have ended, before the runtime, and not on one of gRPC's threads.
 class Client {
  public:
-  // `metrics` and `peer` outlive it. Several clients of one peer share its dependency.
+  // `metrics`, `peer` and what the identity stands on outlive it. Several clients of one peer share its dependency.
   Client(telemetry::Metrics& metrics, resilience::PeerDependency& peer, ClientConfig config,
-         const tls::ChannelIdentity& identity);
+         tls::ChannelIdentity identity);
   ~Client();
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
@@ -112,7 +118,7 @@ class Client {
   }
 
  private:
-  struct Grpc;
+  struct Channel;
   class StreamClientCall;
 
   // Method<> without its types.
@@ -128,15 +134,20 @@ class Client {
                                       const grpc::ByteBuffer& request, InvokeOptions options);
   Result<std::shared_ptr<RawClientStream>> OpenRaw(runtime::Call& call, MethodName method, InvokeOptions options);
   Result<const MethodPolicy*> Policy(MethodName method);
+  std::shared_ptr<Channel> MakeChannel() const;
+  // For one new call: its connections were verified with the authorities of now.
+  std::shared_ptr<Channel> CurrentChannel(const runtime::Call& call);
   Result<void> Prepare(Outgoing& outgoing);
   void Finished(const Outgoing& outgoing, const Result<void>& outcome);
 
   resilience::PeerDependency& peer_;
   const ClientConfig config_;
+  const tls::ChannelIdentity identity_;
   std::mutex mutex_;
   std::map<std::string, MethodPolicy, std::less<>> policies_;  // by path; guarded by mutex_; entries never move
   const ClientStack stack_;
-  std::unique_ptr<Grpc> grpc_;
+  std::mutex channel_mutex_;
+  std::shared_ptr<Channel> channel_;  // guarded by channel_mutex_; the calls on an earlier one hold it
   // Streams that gRPC has not reported the end of.
   const std::shared_ptr<std::atomic<int>> streams_ = std::make_shared<std::atomic<int>>(0);
 };

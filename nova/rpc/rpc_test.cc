@@ -1,5 +1,12 @@
 // Server and client together, over real mTLS on loopback.
+#include <array>
 #include <atomic>
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <future>
 #include <gtest/gtest.h>
 #include <stdexcept>
@@ -10,7 +17,10 @@
 #include "nova/rpc/client.h"
 #include "nova/rpc/reflection.h"
 #include "nova/rpc/server.h"
+#include "nova/tls/authority.h"
+#include "nova/tls/publisher.h"
 #include "tests/echo.nova.h"
+#include "tests/eventually.h"
 #include "tests/mtls_fixture.h"
 
 namespace nova::rpc {
@@ -582,6 +592,188 @@ TEST_F(RpcTest, NamesATakenPort) {
   ASSERT_FALSE(started.ok());
   EXPECT_EQ(started.error().code(), Code::kInvalidArgument);
   EXPECT_NE(started.error().message().find("NOVA_GRPC_PORT"), std::string::npos);
+}
+
+TEST_F(RpcTest, AConnectionThatDoesNotProveWhoItIsIsClosed) {
+  ServerConfig config = config_;
+  config.handshake_timeout = milliseconds(200);
+  Server server(runtime_, metrics_, config, {.credentials = Mtls().ServerCredentials("echo"), .stack = {}});
+  server.Add(MakeReflectionService({Methods::kService}));
+  ASSERT_TRUE(server.Start().ok());
+  boost::asio::io_context io;
+  boost::asio::ip::tcp::socket silent(io);
+  const SteadyTime begin = Clock::System().Now();
+  silent.connect({boost::asio::ip::make_address("127.0.0.1"), static_cast<std::uint16_t>(server.port())});
+  char byte = 0;
+  boost::system::error_code error;
+  (void)silent.read_some(boost::asio::buffer(&byte, 1), error);
+  EXPECT_TRUE(error) << "nothing was said, so nothing is answered";
+  EXPECT_GE(Clock::System().Now() - begin, config.handshake_timeout);
+  EXPECT_LT(Clock::System().Now() - begin, seconds(5)) << "gRPC's own limit is two minutes";
+}
+
+// A server of one authority, and a client of another that at first trusts both.
+class RpcTrustTest : public RpcTest {
+ protected:
+  RpcTrustTest() : server_authority_(MakeAuthority("server-ca")), client_authority_(MakeAuthority("client-ca")) {}
+
+  void SetUp() override {
+    const std::string both = server_authority_.certificate_pem() + client_authority_.certificate_pem();
+    Issue(server_authority_, "echo", both);
+    Issue(client_authority_, "gateway", both);
+    echo_ = Publish("echo", tls::Usage::kServer);
+    me_ = Publish("gateway", tls::Usage::kClient);
+    config_.address = "127.0.0.1";
+    config_.port = 0;
+    server_.emplace(runtime_, metrics_, config_,
+                    ServerSecurity{.credentials = tls::MakeServerCredentials(*echo_, tls::ClientCertificate::kRequired),
+                                   .stack = {.verify_token = [](std::string_view) -> Result<runtime::Caller> {
+                                     return Unauthenticated("nobody has a token");
+                                   }}});
+    server_->Add(MakeEcho(seen_));
+    const auto started = server_->Start();
+    ASSERT_TRUE(started.ok()) << started.error().ToString();
+    gateway_ = std::make_unique<Client>(
+        metrics_, peer_, ClientConfig{.principal = "echo", .target = "127.0.0.1:" + std::to_string(server_->port())},
+        tls::ChannelIdentity(*me_));
+  }
+  void TearDown() override {
+    gateway_.reset();
+    server_.reset();
+    std::filesystem::remove_all(directory_);
+  }
+
+  tls::Authority MakeAuthority(const std::string& name) const {
+    auto made = tls::Authority::Create(directory_ / name, Clock::System());
+    if (!made) throw std::runtime_error(made.error().ToString());
+    return *std::move(made);
+  }
+  std::filesystem::path File(const std::string& principal, const std::string& name) const {
+    return directory_ / principal / name;
+  }
+  // A leaf of `authority`, with these in its ca.crt.
+  void Issue(tls::Authority& authority, const std::string& principal, const std::string& trusted) const {
+    const auto issued = authority.Issue({.principal = principal}, directory_ / principal);
+    ASSERT_TRUE(issued.ok()) << issued.error().ToString();
+    Trust(principal, trusted);
+  }
+  void Trust(const std::string& principal, const std::string& trusted) const {
+    std::ofstream(File(principal, "next.crt")) << trusted;
+    std::filesystem::rename(File(principal, "next.crt"), File(principal, "ca.crt"));
+  }
+  std::unique_ptr<tls::IdentityPublisher> Publish(const std::string& principal, tls::Usage usage) {
+    const tls::PublisherConfig config{.files = {.certificate = {.path = File(principal, "tls.crt"), .variable = ""},
+                                                .key = {.path = File(principal, "tls.key"), .variable = ""},
+                                                .ca = {.path = File(principal, "ca.crt"), .variable = ""}},
+                                      .usage = usage};
+    auto publisher = tls::IdentityPublisher::Create(config, Clock::System(), metrics_);
+    if (!publisher) throw std::runtime_error(publisher.error().ToString());
+    return *std::move(publisher);
+  }
+  Result<EchoResponse> Say(const std::string& text) {
+    return Invoke(*gateway_, Methods::kEcho, Text(text), seconds(2));
+  }
+  // Established connections to the server, as the kernel knows them; gRPC's sockets are of IPv6, its addresses are not.
+  int Connections() const {
+    std::array<char, 32> remote{};
+    std::snprintf(remote.data(), remote.size(), "0100007F:%04X 01 ", static_cast<unsigned>(server_->port()));
+    int found = 0;
+    for (const char* name : {"/proc/self/net/tcp", "/proc/self/net/tcp6"}) {
+      std::ifstream table(name);
+      for (std::string line; std::getline(table, line);) found += line.contains(remote.data()) ? 1 : 0;
+    }
+    return found;
+  }
+
+  const std::filesystem::path directory_ =
+      std::filesystem::path(::testing::TempDir()) / ("rpc-trust-" + Uuid::New().ToString());
+  tls::Authority server_authority_;
+  tls::Authority client_authority_;
+  tls::Authority unused_ = MakeAuthority("unused-ca");
+  std::unique_ptr<tls::IdentityPublisher> echo_;
+  std::unique_ptr<tls::IdentityPublisher> me_;
+};
+
+TEST_F(RpcTrustTest, NoNewCallGoesOverAConnectionOfAWithdrawnAuthority) {
+  ASSERT_TRUE(Say("before").ok());
+  std::promise<void> go_on;
+  const std::shared_future<void> may_end = go_on.get_future().share();
+  // Opened before, and at work until after.
+  auto stream = std::async(std::launch::async, [&] {
+    return runtime_.RunBlocking<EchoResponse>(seconds(60), [&](Call& call) -> Task<EchoResponse> {
+      NOVA_CO_TRY(auto join, gateway_->Open(call, Methods::kJoin));
+      NOVA_CO_TRY(co_await join.Write(call, Text("watch me")));
+      while (may_end.wait_for(seconds(0)) != std::future_status::ready) {
+        NOVA_CO_TRY(co_await join.Write(call, Text("")));
+        NOVA_CO_TRY(co_await runtime::Sleep(call, milliseconds(1)));
+      }
+      NOVA_CO_TRY(co_await join.Write(call, Text(", and now the end")));
+      NOVA_CO_TRY(co_await join.WritesDone(call));
+      NOVA_CO_TRY(const auto joined, co_await join.Read(call));
+      NOVA_CO_TRY(co_await join.Finish(call));
+      co_return joined.value_or(EchoResponse());
+    });
+  });
+  seen_.started.get_future().wait();
+  EXPECT_EQ(Connections(), 1);
+
+  Trust("gateway", client_authority_.certificate_pem());
+  ASSERT_EQ(me_->Check(), tls::IdentityPublisher::Outcome::kPublished);
+  const auto refused = Say("the connection is there, and must not be used");
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code(), Code::kUnavailable) << refused.error().ToString();
+  EXPECT_EQ(Connections(), 1) << "of the stream";
+
+  // The server comes over to the authority that is left.
+  Issue(client_authority_, "echo", client_authority_.certificate_pem());
+  ASSERT_EQ(echo_->Check(), tls::IdentityPublisher::Outcome::kPublished);
+  EXPECT_TRUE(tests::Eventually([&] { return Say("after").ok(); }));
+  EXPECT_EQ(Connections(), 2);
+
+  go_on.set_value();
+  const auto streamed = stream.get();
+  ASSERT_TRUE(streamed.ok()) << streamed.error().ToString();
+  EXPECT_EQ(streamed->text(), "watch me, and now the end");
+  EXPECT_TRUE(tests::Eventually([&] { return Connections() == 1; })) << "what nobody uses is closed";
+  EXPECT_TRUE(Say("after").ok());
+  ExpectNothingRuns();
+}
+
+TEST_F(RpcTrustTest, NobodyNoticesThatTheAuthoritiesChange) {
+  const std::string both = server_authority_.certificate_pem() + client_authority_.certificate_pem();
+  std::atomic<bool> stop = false;
+  std::atomic<int> answered = 0;
+  std::vector<std::future<void>> callers;
+  for (int i = 0; i < 3; ++i) {
+    callers.push_back(std::async(std::launch::async, [&] {
+      while (!stop) {
+        const auto answer = Invoke(*gateway_, Methods::kEcho, Text("x"));
+        EXPECT_TRUE(answer.ok()) << answer.error().ToString();
+        ++answered;
+      }
+    }));
+  }
+  // Who trusts one more, or one less whom nobody needs, connects anew each time.
+  for (int round = 0; round < 20; ++round) {
+    const int before = answered;
+    EXPECT_TRUE(tests::Eventually([&] { return answered > before + 20; }));
+    const std::uint64_t version = me_->trust_version();
+    Trust("gateway", round % 2 == 0 ? both + unused_.certificate_pem() : both);
+    EXPECT_EQ(me_->Check(), tls::IdentityPublisher::Outcome::kPublished);
+    EXPECT_GT(me_->trust_version(), version);
+  }
+  stop = true;
+  for (auto& caller : callers) caller.get();
+  EXPECT_TRUE(tests::Eventually([&] { return Connections() == 1; }));
+  ExpectNothingRuns();
+}
+
+TEST_F(RpcTrustTest, ANewLeafIsNoReasonToConnectAnew) {
+  ASSERT_TRUE(Say("before").ok());
+  Issue(client_authority_, "gateway", server_authority_.certificate_pem() + client_authority_.certificate_pem());
+  ASSERT_EQ(me_->Check(), tls::IdentityPublisher::Outcome::kPublished);
+  ASSERT_TRUE(Say("after").ok());
+  EXPECT_EQ(Connections(), 1);
 }
 
 }  // namespace

@@ -38,6 +38,7 @@ constexpr int kClientPingIntervalMinMs = 10'000;
 
 void Bind(config::Config& config, ServerConfig& server) {
   using std::chrono::hours;
+  using std::chrono::milliseconds;
   using std::chrono::seconds;
   config.Field("grpc.address", server.address, {.help = "address the gRPC server listens on"});
   config.Field("grpc.port", server.port,
@@ -46,6 +47,9 @@ void Bind(config::Config& config, ServerConfig& server) {
                {.help = "largest request accepted", .min = 1024, .max = 64 * 1024 * 1024});
   config.Field("grpc.streams_max_per_connection", server.streams_max_per_connection,
                {.help = "concurrent calls on one connection", .min = 1, .max = 100'000});
+  config.Field(
+      "grpc.handshake_timeout", server.handshake_timeout,
+      {.help = "time a new connection gets to prove who it is", .min = milliseconds(100), .max = seconds(120)});
   config.Field("grpc.connection_age_max", server.connection_age_max,
                {.help = "age at which a connection is asked to end", .min = seconds(1), .max = hours(24)});
   config.Field("grpc.connection_age_grace", server.connection_age_grace,
@@ -369,6 +373,7 @@ Result<void> Server::Start() {
   builder.SetMaxReceiveMessageSize(config_.message_bytes_max);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a taken port is an error, not a second listener
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, config_.streams_max_per_connection);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, static_cast<int>(config_.handshake_timeout.count()));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, static_cast<int>(config_.connection_age_max.count()));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
                              static_cast<int>(config_.connection_age_grace.count()));

@@ -34,7 +34,10 @@ struct ServerConfig {
   // A longer request is refused with RESOURCE_EXHAUSTED before it is read to its end.
   int message_bytes_max = 4 * 1024 * 1024;
   int streams_max_per_connection = 1000;
-  // Bounds how long a connection outlives the certificates it was made with.
+  // A connection whose TLS handshake is not over by then is closed.
+  std::chrono::milliseconds handshake_timeout = std::chrono::seconds(10);
+  // Bounds how long a connection outlives the certificates it was made with: gRPC lets it be up to a tenth older, and
+  // streams go on for the grace.
   std::chrono::milliseconds connection_age_max = std::chrono::minutes(30);
   std::chrono::milliseconds connection_age_grace = std::chrono::minutes(1);
   // A client that died without a word is noticed after both.

@@ -173,11 +173,12 @@ class TraceLayer final : public ServerLayer {
 
 class PeerLayer final : public ServerLayer {
  public:
-  PeerLayer(telemetry::Metrics& metrics, bool authorize) : metrics_(metrics), authorize_(authorize) {}
+  PeerLayer(telemetry::Metrics& metrics, bool authorize, std::vector<std::string> principals)
+      : metrics_(metrics), authorize_(authorize), principals_(std::move(principals)) {}
 
   Result<void> Admit(Incoming& incoming) override {
     if (const auto context = incoming.context.auth_context()) incoming.options.peer = tls::PeerPrincipal(*context);
-    if (!authorize_ || incoming.method.Allows(incoming.options.peer)) return Ok();
+    if (!authorize_ || Allows(incoming.method, incoming.options.peer)) return Ok();
     // Refusals are rare and their labels unknown before, so the lookup is made here.
     metrics_
         .Counter("nova_rpc_peer_refused_total", "Calls refused because the peer may not call the method.",
@@ -188,8 +189,15 @@ class PeerLayer final : public ServerLayer {
   }
 
  private:
+  bool Allows(const MethodPolicy& method, const std::string& peer) const {
+    if (!method.Allows(peer)) return false;
+    // The authority also signs for those who call nobody, such as Redis.
+    return !method.any_peer || principals_.empty() || std::ranges::find(principals_, peer) != principals_.end();
+  }
+
   telemetry::Metrics& metrics_;
   const bool authorize_;
+  const std::vector<std::string> principals_;
 };
 
 class DeadlineLayer final : public ServerLayer {
@@ -261,7 +269,7 @@ ServerStack MakeServerStack(telemetry::Metrics& metrics, const std::vector<Metho
   // Before anything that logs, so that a refusal carries its trace.
   stack.push_back(std::make_unique<TraceLayer>());
   // Default deny by the peer's certificate, before any other header of that peer is trusted.
-  stack.push_back(std::make_unique<PeerLayer>(metrics, config.authorize_peers));
+  stack.push_back(std::make_unique<PeerLayer>(metrics, config.authorize_peers, config.principals));
   // A call that is already late costs nothing more.
   stack.push_back(std::make_unique<DeadlineLayer>());
   // The request's allowance of retries; from a peer that may be believed.

@@ -53,6 +53,8 @@ using TokenVerifier = std::function<Result<runtime::Caller>(std::string_view acc
 struct ServerStackConfig {
   // Without mTLS there is no peer to authorise; only development may run so.
   bool authorize_peers = true;
+  // Whom "*" among a method's allowed_peers stands for. Empty: everybody whose certificate names a principal.
+  std::vector<std::string> principals = {};
   // Null if no method of the server acts for an end user.
   TokenVerifier verify_token;
 };

@@ -65,6 +65,11 @@ void Bind(config::Config& config, PoolConfig& pool) {
       {.help = "wait for the server to confirm a cancelled statement", .min = milliseconds(1), .max = seconds(60)});
 }
 
+bool VerifiesServer(const ConnectionConfig& connection) {
+  return !connection.host.starts_with('/') &&
+         (connection.ssl_mode == SslMode::kVerifyCa || connection.ssl_mode == SslMode::kVerifyFull);
+}
+
 Result<void> Validate(const ConnectionConfig& connection) {
   if (connection.host.empty())
     return InvalidArgument("postgres.host is empty: set NOVA_POSTGRES_HOST to where PgBouncer listens");
@@ -72,8 +77,7 @@ Result<void> Validate(const ConnectionConfig& connection) {
     return InvalidArgument("postgres.database is missing: set NOVA_POSTGRES_DATABASE to the service's database");
   if (connection.user.empty())
     return InvalidArgument("postgres.user is missing: set NOVA_POSTGRES_USER to the service's role");
-  const bool verifies = connection.ssl_mode == SslMode::kVerifyCa || connection.ssl_mode == SslMode::kVerifyFull;
-  if (verifies && !connection.host.starts_with('/')) {
+  if (VerifiesServer(connection)) {
     if (connection.ssl_root_cert.empty())
       return InvalidArgument(
           "postgres.ssl_root_cert is missing: set NOVA_POSTGRES_SSL_ROOT_CERT to the authority's "
@@ -84,6 +88,15 @@ Result<void> Validate(const ConnectionConfig& connection) {
                              "; set NOVA_POSTGRES_SSL_ROOT_CERT to the authority's PEM file");
   }
   return Ok();
+}
+
+Result<void> Validate(const ConnectionConfig& connection, config::AppEnv env) {
+  if (env != config::AppEnv::kDevelopment && connection.ssl_mode != SslMode::kVerifyFull)
+    return FailedPrecondition(
+        "NOVA_POSTGRES_SSL_MODE: is " + std::string(SslModeName(connection.ssl_mode)) +
+        ", and APP_ENV=" + std::string(config::AppEnvName(env)) +
+        " allows no server that has not proved its name; set it to verify-full, and NOVA_POSTGRES_SSL_ROOT_CERT");
+  return Validate(connection);
 }
 
 PoolConfig ForHealth(const PoolConfig& main) {

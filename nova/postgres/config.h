@@ -9,6 +9,7 @@
 
 #include "nova/base/result.h"
 #include "nova/base/secret.h"
+#include "nova/config/app_env.h"
 #include "nova/config/config.h"
 
 namespace nova::postgres {
@@ -50,7 +51,7 @@ struct PoolConfig {
   // One attempt to open a connection: name, TCP, TLS, log-in.
   std::chrono::milliseconds connect_timeout = std::chrono::seconds(5);
   // A connection is closed at this age, give or take 20 %, so that they do not all close at once and a new pooler
-  // replica gets its share.
+  // replica gets its share. It also bounds how long one outlives the authority that its server was verified with.
   std::chrono::milliseconds lifetime = std::chrono::minutes(30);
   // After the end of its call a statement has this long to be cancelled in the server, and a transaction as long again
   // to be rolled back; then the connection is closed. The call does not wait for it.
@@ -65,7 +66,14 @@ void Bind(config::Config& config, PoolConfig& pool);
 // A pool of one connection for health probes, so that a busy main pool is not taken for a lost database.
 PoolConfig ForHealth(const PoolConfig& main);
 
+// Whether the server has to prove who it is: with a certificate that ssl_root_cert has signed.
+bool VerifiesServer(const ConnectionConfig& connection);
+
 // What no single field shows. Errors: INVALID_ARGUMENT naming the setting and the remedy.
 Result<void> Validate(const ConnectionConfig& connection);
+
+// And what `env` allows: outside of development nothing but verify-full, because with anything less whoever has some
+// certificate of the authority, or none, can pass for the database. Errors: also FAILED_PRECONDITION, in one such line.
+Result<void> Validate(const ConnectionConfig& connection, config::AppEnv env);
 
 }  // namespace nova::postgres

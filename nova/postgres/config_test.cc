@@ -78,5 +78,29 @@ TEST(PostgresConfig, ValidateNamesTheSettingThatIsMissing) {
   EXPECT_TRUE(Validate(connection).ok());
 }
 
+TEST(PostgresConfig, OutsideOfDevelopmentTheServerMustProveItsName) {
+  ConnectionConfig connection;
+  connection.host = "/run/postgresql";  // TLS does not apply, so nothing but the mode is missing
+  connection.database = connection.user = "identity";
+  for (const SslMode mode : {SslMode::kDisable, SslMode::kRequire, SslMode::kVerifyCa}) {
+    connection.ssl_mode = mode;
+    EXPECT_TRUE(Validate(connection, config::AppEnv::kDevelopment).ok());
+    for (const config::AppEnv env : {config::AppEnv::kStaging, config::AppEnv::kProduction}) {
+      const Result<void> valid = Validate(connection, env);
+      ASSERT_FALSE(valid.ok()) << SslModeName(mode);
+      EXPECT_EQ(valid.error().code(), Code::kFailedPrecondition);
+      for (const std::string_view part : {std::string_view("NOVA_POSTGRES_SSL_MODE"), SslModeName(mode),
+                                          config::AppEnvName(env), std::string_view("verify-full")}) {
+        EXPECT_NE(valid.error().message().find(part), std::string::npos) << valid.error().message();
+      }
+    }
+  }
+  connection.ssl_mode = SslMode::kVerifyFull;
+  EXPECT_TRUE(Validate(connection, config::AppEnv::kProduction).ok());
+  connection.host = "pgbouncer";
+  EXPECT_NE(Validate(connection, config::AppEnv::kProduction).error().message().find("NOVA_POSTGRES_SSL_ROOT_CERT"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace nova::postgres

@@ -199,6 +199,32 @@ TEST_P(PoolTest, ACertificateOfAnotherAuthorityIsRefused) {
   EXPECT_THAT(rows.error().detail(), HasSubstr("certificate"));
 }
 
+TEST_P(PoolTest, AReplacedRootFileIsUsedByTheNextConnectionAndTheLifetimeBoundsTheOthers) {
+  const auto folder = std::filesystem::path(::testing::TempDir()) / ("replaced-ca-" + Uuid::New().ToString());
+  ASSERT_TRUE(tls::Authority::Create(folder, Clock::System()).ok());
+  const auto file = folder / "root.crt";
+  const auto replace = [&](const std::filesystem::path& by) {
+    std::filesystem::copy_file(by, folder / "next.crt", std::filesystem::copy_options::overwrite_existing);
+    std::filesystem::rename(folder / "next.crt", file);
+  };
+  replace(Server().ca_file());
+  PoolConfig config = Defaults();
+  config.size_max = 1;
+  config.connection.ssl_root_cert = file.string();
+  config.lifetime = 2s;
+  MakePool(config);
+  Must("SELECT 1");
+  // The one connection was verified before; what is made after its end is not.
+  replace(folder / "ca.crt");
+  const SteadyTime withdrawn = Clock::System().Now();
+  EXPECT_TRUE(Eventually([&] { return !Query("SELECT 1").ok(); }));
+  EXPECT_LT(Clock::System().Now() - withdrawn, 2s * 1.2 + 3s);
+  EXPECT_THAT(Query("SELECT 1").error().detail(), HasSubstr("certificate"));
+  replace(Server().ca_file());
+  EXPECT_TRUE(Eventually([&] { return Query("SELECT 1").ok(); }));
+  std::filesystem::remove_all(folder);
+}
+
 TEST_P(PoolTest, AFailedLogInShowsNoPassword) {
   constexpr std::string_view kWrong = "wrong-horse-battery";
   for (const char* user : {"pool", "nobody"}) {

@@ -24,6 +24,7 @@ namespace {
 using resilience::Attempt;
 using resilience::ProtectOptions;
 using runtime::Call;
+using runtime::CancelHook;
 using runtime::OneShot;
 using runtime::Task;
 
@@ -130,6 +131,7 @@ struct Client::State {
   struct Slot {
     std::shared_ptr<Pipeline> pipeline;  // null while there is no connection
     bool connecting = true;              // or about to, without a delay
+    int keeper = 0;                      // whose turn it is: the task that opens a successor is the next
   };
 
   // A call under way, from its admission to its end.
@@ -155,10 +157,22 @@ struct Client::State {
     bool admitted_ = false;
   };
 
-  static Task<void> KeepConnected(std::shared_ptr<State> self, Call& call, Slot& slot);
+  // Keeps the slot connected, beginning with `pipeline` if that is not null, as long as it is `keeper`'s turn.
+  static Task<void> KeepConnected(std::shared_ptr<State> self, Call& call, Slot& slot, int keeper,
+                                  std::shared_ptr<Pipeline> pipeline);
+  // Opens the successor of `old` and keeps that, unless `old` is lost first; while it tries, `old` serves on, but only
+  // until `until`.
+  static Task<void> Succeed(std::shared_ptr<State> self, Call& call, Slot& slot, std::shared_ptr<Pipeline> old,
+                            SteadyTime until);
+  std::shared_ptr<Pipeline> MakePipeline(const Call& call, std::unique_ptr<Connection> connection);
   void Connected(Slot& slot, std::shared_ptr<Pipeline> pipeline);
-  // The connection is lost; another attempt follows, at once or after a delay that has begun.
-  void Lost(Slot& slot, const Error& why, bool at_once);
+  // The connection is lost; another attempt follows, at once or after a delay that has begun. False if it is not
+  // `keeper`'s turn any more: then somebody else sees to it.
+  bool Lost(Slot& slot, int keeper, const Error& why, bool at_once);
+  bool Serves(const Slot& slot, const std::shared_ptr<Pipeline>& pipeline);
+  // From the beginning of a connection to that of its successor.
+  Duration SuccessorAfter();
+  bool IsTooOld(const Connection& connection) const;
 
   Task<std::shared_ptr<Pipeline>> FindPipeline(Call& call);
   Task<std::vector<Reply>> Send(Attempt& attempt, std::span<const Command> batch);
@@ -180,6 +194,7 @@ struct Client::State {
   prometheus::Counter& reconnects;
   prometheus::Counter& abandoned_replies;
   std::once_flag started;
+  runtime::Scope* background = nullptr;  // constant once started; there as long as its tasks are
 
   std::mutex mutex;
   std::condition_variable calls_ended;
@@ -218,34 +233,63 @@ Task<std::unique_ptr<Connection>> Client::State::Open(Call& call) {
   co_return opened;
 }
 
-Task<void> Client::State::KeepConnected(std::shared_ptr<State> self, Call& call, Slot& slot) {
-  bool was_connected = false;
+Duration Client::State::SuccessorAfter() {
+  const Duration::rep tenth = Duration(config.connection_lifetime).count() / 10;
+  std::lock_guard lock(mutex);
+  return Duration(std::uniform_int_distribution<Duration::rep>(8 * tenth, 9 * tenth)(random));
+}
+
+bool Client::State::IsTooOld(const Connection& connection) const {
+  return Clock::System().Now() - connection.begun() >= config.connection_lifetime;
+}
+
+std::shared_ptr<Pipeline> Client::State::MakePipeline(const Call& call, std::unique_ptr<Connection> connection) {
+  return std::make_shared<Pipeline>(call.strand(), std::move(connection), config, abandoned_replies);
+}
+
+Task<void> Client::State::KeepConnected(std::shared_ptr<State> self, Call& call, Slot& slot, int keeper,
+                                        std::shared_ptr<Pipeline> pipeline) {
+  bool was_connected = pipeline != nullptr;
   for (int failures = 0;;) {
-    auto opened = co_await self->Open(call);
-    NOVA_CO_TRY(call.Check());
     Error why;
     bool lived = false;
-    if (opened) {
-      if (std::exchange(was_connected, true)) {
-        self->reconnects.Increment();
-        telemetry::LogInfo("connected to Redis again", {{"client", self->config.name}});
+    if (!pipeline) {
+      auto opened = co_await self->Open(call);
+      NOVA_CO_TRY(call.Check());
+      if (opened) {
+        if (std::exchange(was_connected, true)) {
+          self->reconnects.Increment();
+          telemetry::LogInfo("connected to Redis again", {{"client", self->config.name}});
+        }
+        pipeline = self->MakePipeline(call, *std::move(opened));
+        self->Connected(slot, pipeline);
+      } else {
+        why = std::move(opened).error();
       }
-      const SteadyTime begin = Clock::System().Now();
-      const auto pipeline =
-          std::make_shared<Pipeline>(call.strand(), *std::move(opened), self->config, self->abandoned_replies);
-      self->Connected(slot, pipeline);
-      Result<void> ended = co_await pipeline->Serve(call);
-      why = std::move(ended).error();
-      lived = Clock::System().Now() - begin >= self->config.reconnect_delay_max;
-    } else {
-      why = std::move(opened).error();
     }
+    if (pipeline) {
+      const SteadyTime begin = Clock::System().Now();
+      {
+        Call young(call, pipeline->begun() + self->SuccessorAfter() - begin);
+        const CancelHook successor(young, [&](const Error&) {
+          if (!call.Check()) return;
+          self->background->Spawn(
+              "redis: a shared connection",
+              [self, &slot, pipeline, until = pipeline->begun() + self->config.connection_lifetime](
+                  Call& keeping) -> Task<void> { co_return co_await Succeed(self, keeping, slot, pipeline, until); });
+        });
+        Result<void> ended = co_await pipeline->Serve(call);
+        why = std::move(ended).error();
+      }
+      lived = Clock::System().Now() - begin >= self->config.reconnect_delay_max;
+      pipeline = nullptr;
+    }
+    if (!self->Lost(slot, keeper, why, lived)) co_return Ok();
     // A connection that lived is worth another at once; one that did not is as good as a failed attempt.
     if (lived) failures = 0;
     if (failures == 0 && call.Check())
       telemetry::LogWarn("a connection to Redis failed; it is opened again until it works",
                          {{"client", self->config.name}, {"error", why}});
-    self->Lost(slot, why, lived);
     NOVA_CO_TRY(call.Check());
     if (lived) continue;
     Duration delay{};
@@ -260,28 +304,85 @@ Task<void> Client::State::KeepConnected(std::shared_ptr<State> self, Call& call,
   }
 }
 
+Task<void> Client::State::Succeed(std::shared_ptr<State> self, Call& call, Slot& slot, std::shared_ptr<Pipeline> old,
+                                  SteadyTime until) {
+  std::unique_ptr<Connection> connection;
+  Error why;
+  {
+    Call trying(call, until - Clock::System().Now());
+    for (int failures = 0; trying.Check() && self->Serves(slot, old);) {
+      auto opened = co_await self->Open(trying);
+      NOVA_CO_TRY(call.Check());
+      if (opened) {
+        connection = *std::move(opened);
+        break;
+      }
+      if (failures == 0) {
+        // What ended for want of time says nothing; the first failure does.
+        why = std::move(opened).error();
+        telemetry::LogWarn("a connection to Redis nears redis.connection_lifetime and another cannot be opened",
+                           {{"client", self->config.name}, {"error", why}});
+      }
+      Duration delay{};
+      {
+        std::lock_guard lock(self->mutex);
+        delay = self->Delay(++failures);
+      }
+      (void)co_await runtime::Sleep(trying, delay);
+      NOVA_CO_TRY(call.Check());
+    }
+  }
+  const auto pipeline = connection ? self->MakePipeline(call, std::move(connection)) : nullptr;
+  int keeper = 0;
+  {
+    std::lock_guard lock(self->mutex);
+    // Lost meanwhile: its keeper opens another.
+    if (slot.pipeline != old) co_return Ok();
+    slot.pipeline = pipeline;
+    if (pipeline) {
+      keeper = ++slot.keeper;
+    } else {
+      self->last_failure = why;
+    }
+    self->UpdateGauges();
+  }
+  // After it has left the slot: whoever it refuses from now on finds another there.
+  old->Retire();
+  if (!pipeline) co_return Ok();  // the keeper of the old one sees it end
+  co_return co_await KeepConnected(self, call, slot, keeper, pipeline);
+}
+
+bool Client::State::Serves(const Slot& slot, const std::shared_ptr<Pipeline>& pipeline) {
+  std::lock_guard lock(mutex);
+  return slot.pipeline == pipeline;
+}
+
 void Client::State::Connected(Slot& slot, std::shared_ptr<Pipeline> pipeline) {
   std::vector<OneShot<std::shared_ptr<Pipeline>>> served;
   {
     std::lock_guard lock(mutex);
-    slot = {.pipeline = pipeline, .connecting = false};
+    slot.pipeline = pipeline;
+    slot.connecting = false;
     served.swap(waiters);
     UpdateGauges();
   }
   for (const auto& waiter : served) (void)waiter.TrySet(pipeline);
 }
 
-void Client::State::Lost(Slot& slot, const Error& why, bool at_once) {
+bool Client::State::Lost(Slot& slot, int keeper, const Error& why, bool at_once) {
   std::vector<OneShot<std::shared_ptr<Pipeline>>> refused;
   {
     std::lock_guard lock(mutex);
-    slot = {.pipeline = nullptr, .connecting = at_once};
+    if (slot.keeper != keeper) return false;
+    slot.pipeline = nullptr;
+    slot.connecting = at_once;
     last_failure = why;
     if (std::ranges::none_of(slots, [](const Slot& other) { return other.pipeline || other.connecting; }))
       refused.swap(waiters);
     UpdateGauges();
   }
   for (const auto& waiter : refused) (void)waiter.TrySet(why);
+  return true;
 }
 
 Task<std::shared_ptr<Pipeline>> Client::State::FindPipeline(Call& call) {
@@ -323,11 +424,16 @@ Task<std::vector<Reply>> Client::State::Send(Attempt& attempt, std::span<const C
   const SteadyTime begin = Clock::System().Now();
   NOVA_CO_TRY(call.Check());
   NOVA_CO_TRY(CheckSize(batch));
-  NOVA_CO_TRY(const std::shared_ptr<Pipeline> pipeline, co_await FindPipeline(call));
   const auto sending = std::make_shared<Batch>();
   sending->commands = static_cast<int>(batch.size());
   for (const Command& command : batch) sending->wire += Format(command);
-  NOVA_CO_TRY(pipeline->Submit(sending));
+  for (;;) {
+    NOVA_CO_TRY(const std::shared_ptr<Pipeline> pipeline, co_await FindPipeline(call));
+    const Result<void> submitted = pipeline->Submit(sending);
+    if (submitted) break;
+    // One that retired just now is not found again.
+    if (!pipeline->retired()) co_return submitted.error();
+  }
   auto replies = co_await sending->done.Wait(call);
   commands.Observe(batch.front().verb(), Clock::System().Now() - begin);
   if (!replies && !call.Check()) {
@@ -350,7 +456,7 @@ Task<std::unique_ptr<Connection>> Client::State::TakeBlocking(Call& call) {
       idle = std::move(blocking_idle.back());
       blocking_idle.pop_back();
     }
-    if (idle->PeerIsSilent()) co_return idle;
+    if (!IsTooOld(*idle) && idle->PeerIsSilent()) co_return idle;
   }
   auto opened = co_await Open(call);
   if (!opened && !call.Check()) co_return opened;
@@ -399,9 +505,10 @@ std::chrono::milliseconds Client::timeout() const { return state_->dependency.co
 
 void Client::Start() {
   std::call_once(state_->started, [this] {
+    state_->background = &background_;
     for (State::Slot& slot : state_->slots) {
       background_.Spawn("redis: a shared connection", [state = state_, &slot](Call& keeping) -> Task<void> {
-        co_return co_await State::KeepConnected(state, keeping, slot);
+        co_return co_await State::KeepConnected(state, keeping, slot, 0, nullptr);
       });
     }
   });
@@ -482,7 +589,10 @@ Result<void> Client::Close(Duration limit) {
   NOVA_TRY(background_.Stop(std::max(until - Clock::System().Now(), kStopLimitMin)));
   {
     std::lock_guard lock(state_->mutex);
-    for (State::Slot& slot : state_->slots) slot = {.pipeline = nullptr, .connecting = false};
+    for (State::Slot& slot : state_->slots) {
+      slot.pipeline = nullptr;
+      slot.connecting = false;
+    }
     state_->UpdateGauges();
   }
   if (ended) return Ok();

@@ -27,8 +27,9 @@
 namespace nova::redis {
 
 // Thread-safe. Connects at first use, and from then on again whenever a connection is lost, with backoff; nothing is
-// ever sent twice. Metrics: nova_redis_commands_total{command,outcome}, nova_redis_command_seconds{command},
-// nova_redis_connections{state}, nova_redis_reconnects_total, nova_redis_abandoned_replies_total.
+// ever sent twice. Connections are replaced when they reach connection_lifetime; no command notices. Metrics:
+// nova_redis_commands_total{command,outcome}, nova_redis_command_seconds{command}, nova_redis_connections{state},
+// nova_redis_reconnects_total, nova_redis_abandoned_replies_total.
 //
 // Every command goes through resilience::Protect, once. Of what Redis says only that it is not available (it loads, it
 // is not the one that takes writes) speaks against it; every other error is an answer.

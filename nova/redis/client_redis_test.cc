@@ -438,6 +438,79 @@ TEST_F(ClientRedisTest, TheAuthoritiesAreReadAnewForEveryConnection) {
   EXPECT_TRUE(Eventually([&] { return EchoWorks(); }));
 }
 
+// Over TLS, with every connection replaced several times a second.
+TEST_F(ClientRedisTest, NobodyNoticesThatConnectionsReachTheirAge) {
+  constexpr int kTasks = 16;
+  config_.connection_lifetime = 200ms;
+  config_.blocking_connections_max = kTasks;
+  int asked = 0;
+  // Connections that Redis has taken, without those of this very question.
+  const auto received = [&] {
+    ++asked;
+    const std::string info = server_.Command({"INFO", "stats"}).text;
+    const std::string name = "total_connections_received:";
+    return std::stoi(info.substr(info.find(name) + name.size())) - asked;
+  };
+  MakeClient();
+  ASSERT_TRUE(EchoWorks());
+  ASSERT_TRUE(Eventually([&] { return Connected() == config_.connections; }));
+  const int before = received();
+  std::atomic<bool> stop = false;
+  std::atomic<int> answered = 0;
+  std::vector<std::future<Result<void>>> tasks;
+  for (int task = 0; task < kTasks; ++task) {
+    tasks.push_back(calls_.Start<void>([&, task](Call& call) -> Task<void> {
+      for (int i = 0; !stop; ++i) {
+        const std::string id = std::to_string(task) + "/" + std::to_string(i);
+        if (task == 0) {
+          const auto reply =
+              co_await client_->RunBlocking(call, Command("BLPOP", "redistest:empty:" + id, "0.01"), 10ms);
+          EXPECT_TRUE(reply.ok()) << DetailOf(reply);
+          continue;
+        }
+        const auto reply = co_await client_->Run(call, Command("ECHO", id));
+        EXPECT_EQ(TextOf(reply), id);
+        ++answered;
+      }
+      co_return Ok();
+    }));
+  }
+  EXPECT_TRUE(Eventually([&] {
+    EXPECT_EQ(Connected(), config_.connections) << "the next comes before the last goes";
+    return received() >= before + 20;
+  }));
+  stop = true;
+  for (auto& task : tasks) EXPECT_TRUE(task.get().ok());
+  std::cout << answered << " answered over " << received() - before << " connections\n";
+  EXPECT_GT(answered, 100);
+  EXPECT_EQ(Reconnects(), 0);
+}
+
+TEST_F(ClientRedisTest, AWithdrawnAuthorityIsNotTrustedLongerThanAConnectionLives) {
+  const Folder folder;
+  ASSERT_TRUE(tls::Authority::Create(folder / "ca", Clock::System()).ok());
+  const auto trust = [&](const std::filesystem::path& file) {
+    std::filesystem::copy_file(file, folder / "next.crt", std::filesystem::copy_options::overwrite_existing);
+    std::filesystem::rename(folder / "next.crt", folder / "ca.crt");
+  };
+  trust(server_.ca_file());
+  config_.ca_path = folder / "ca.crt";
+  config_.connection_lifetime = 1s;
+  MakeClient();
+  ASSERT_TRUE(EchoWorks());
+  trust(folder / "ca/ca.crt");
+  const SteadyTime withdrawn = Clock::System().Now();
+  Result<Reply> reply;
+  EXPECT_TRUE(Eventually([&] {
+    reply = Run(Command("ECHO", "x"));
+    return !reply.ok();
+  }));
+  EXPECT_LT(Clock::System().Now() - withdrawn, config_.connection_lifetime + 1s);
+  EXPECT_TRUE(Eventually([&] { return DetailOf(Run(Command("ECHO", "x"))).contains("NOVA_REDIS_CA_PATH"); }));
+  trust(server_.ca_file());
+  EXPECT_TRUE(Eventually([&] { return EchoWorks(); }));
+}
+
 TEST_F(ClientRedisTest, CloseWithWorkInFlightFinishesItOrRefusesIt) {
   MakeClient();
   ASSERT_TRUE(EchoWorks());

@@ -696,5 +696,87 @@ TEST_F(RedisClientTest, WithCacheTimeoutGivesTheSmallerLimit) {
   EXPECT_LE(remaining(2s), 2s);
 }
 
+TEST_F(RedisClientTest, AConnectionThatReachesItsAgeIsReplacedAndFirstGetsItsReplies) {
+  Gate gate;
+  ScriptedRedis peer([&](const ScriptedRedis::Command& command) {
+    if (command[1] == "late") gate.Pass();
+    return std::optional(Bulk(command[1]));
+  });
+  ClientConfig config = To(peer.port());
+  config.connection_lifetime = 1s;
+  MakeClient(config);
+  auto late = Start(Command("ECHO", "late"));
+  ASSERT_TRUE(Eventually([&] { return !peer.commands().empty(); }));
+  EXPECT_TRUE(Eventually([&] { return peer.accepted() >= 2; }));
+  // The old one answers nothing, so this went over the new one.
+  EXPECT_TRUE(Eventually([&] { return TextOf(Run(Command("ECHO", "x"), 200ms)) == "x"; }));
+  EXPECT_EQ(peer.ended(), 0);
+  gate.Open();
+  EXPECT_EQ(TextOf(late.get()), "late");
+  EXPECT_TRUE(Eventually([&] { return peer.ended() >= 1; }));
+  EXPECT_EQ(Metric("nova_redis_reconnects_total{client=\"main\"}"), 0) << "nothing was lost";
+  EXPECT_EQ(Metric("nova_redis_connections{client=\"main\",state=\"connected\"}"), 1);
+}
+
+TEST_F(RedisClientTest, WithoutASuccessorAConnectionServesUntilItsAgeAndNoLonger) {
+  Gate gate;
+  ScriptedRedis peer(&Echo);
+  ClientConfig config = To(peer.port());
+  config.connection_lifetime = 1s;
+  config.connect_timeout = 50ms;
+  config.reconnect_delay_max = 50ms;
+  const SteadyTime begin = Clock::System().Now();
+  MakeClient(config);
+  ASSERT_TRUE(Run(Command("ECHO", "x")).ok());
+  const SteadyTime connected = Clock::System().Now();
+  peer.HoldPing(&gate);  // nobody new gets in
+  Result<Reply> reply;
+  EXPECT_TRUE(Eventually([&] {
+    reply = Run(Command("ECHO", "x"));
+    return !reply.ok();
+  }));
+  EXPECT_GE(Clock::System().Now() - begin, config.connection_lifetime);
+  EXPECT_LT(Clock::System().Now() - connected, config.connection_lifetime + 1s);
+  EXPECT_EQ(CodeOf(reply), Code::kUnavailable);
+  EXPECT_NE(DetailOf(reply).find("redis.connect_timeout"), std::string::npos) << DetailOf(reply);
+  peer.HoldPing(nullptr);
+  gate.Open();
+  EXPECT_TRUE(Eventually([&] { return Run(Command("ECHO", "x")).ok(); }));
+}
+
+TEST_F(RedisClientTest, AConnectionThatIsLostWhileItsSuccessorIsOpenedIsReplacedOnce) {
+  Gate gate;
+  ScriptedRedis peer([](const ScriptedRedis::Command& command) {
+    return command[0] == "DIE" ? std::nullopt : std::optional(Bulk(command[1]));
+  });
+  ClientConfig config = To(peer.port());
+  config.connection_lifetime = 5s;
+  config.reconnect_delay_max = 1ms;
+  MakeClient(config);
+  ASSERT_TRUE(Run(Command("ECHO", "x")).ok());
+  peer.HoldPing(&gate);
+  ASSERT_TRUE(Eventually([&] { return peer.accepted() == 2; })) << "the successor, which waits to log in";
+  EXPECT_EQ(CodeOf(Run(Command("DIE"))), Code::kUnavailable);
+  ASSERT_TRUE(Eventually([&] { return peer.accepted() == 3; })) << "the one that takes the place of what was lost";
+  peer.HoldPing(nullptr);
+  gate.Open();
+  EXPECT_TRUE(Eventually([&] { return Run(Command("ECHO", "x")).ok(); }));
+  EXPECT_TRUE(Eventually([&] { return peer.ended() == 2; })) << "one of the two is not needed";
+  EXPECT_EQ(peer.accepted(), 3);
+  EXPECT_EQ(Metric("nova_redis_connections{client=\"main\",state=\"connected\"}"), 1);
+}
+
+TEST_F(RedisClientTest, ABlockingConnectionThatIsTooOldIsNotUsedAgain) {
+  ScriptedRedis peer(&Echo);
+  ClientConfig config = To(peer.port());
+  config.connection_lifetime = 500ms;
+  MakeClient(config);
+  ASSERT_TRUE(StartBlocking(Command("ECHO", "x"), 1s).get().ok());
+  ASSERT_TRUE(StartBlocking(Command("ECHO", "x"), 1s).get().ok());
+  EXPECT_EQ(peer.accepted(), 1);
+  EXPECT_TRUE(Eventually([&] { return StartBlocking(Command("ECHO", "x"), 1s).get().ok() && peer.accepted() == 2; }));
+  EXPECT_TRUE(Eventually([&] { return peer.ended() == 1; }));
+}
+
 }  // namespace
 }  // namespace nova::redis

@@ -5,6 +5,7 @@
 namespace nova::redis {
 
 void Bind(config::Config& config, ClientConfig& redis) {
+  using std::chrono::hours;
   using std::chrono::milliseconds;
   using std::chrono::seconds;
   config.Field("redis.host", redis.host, {.help = "of Redis: a name or an address"});
@@ -31,6 +32,8 @@ void Bind(config::Config& config, ClientConfig& redis) {
                {.help = "a connection that leaves a command without reply for so long is closed",
                 .min = milliseconds(1),
                 .max = seconds(60)});
+  config.Field("redis.connection_lifetime", redis.connection_lifetime,
+               {.help = "age at which a connection is replaced", .min = seconds(1), .max = hours(24)});
   config.Field(
       "redis.reconnect_delay_min", redis.reconnect_delay_min,
       {.help = "delay after the first failed attempt to connect, at most", .min = milliseconds(1), .max = seconds(60)});

@@ -42,6 +42,11 @@ struct ClientConfig {
   // closed, and all that is on it fails. It bounds what callers who left leave behind, and is no deadline: that is the
   // timeout of the client's dependency (RESILIENCE_<NAME>_TIMEOUT_MS), for which a lower limit here leaves no room.
   std::chrono::milliseconds reply_limit = std::chrono::seconds(5);
+  // A connection that is older takes no more commands, and is closed when its replies are in: it bounds how long one
+  // outlives the authority that its server was verified with. The next is opened before, at a random moment of the
+  // last fifth but not the last tenth, so that no command waits for it; but the limit holds also when none can be had.
+  // A connection for blocking commands that is older is closed instead of being used again.
+  std::chrono::milliseconds connection_lifetime = std::chrono::minutes(30);
   // From a failed attempt to connect to the next: doubles from the first to the last, each with full jitter. The last
   // is how long a Redis that is back may go unnoticed, to which a circuit breaker that asked in vain adds its open
   // time.

@@ -40,6 +40,7 @@ TEST(RedisConfig, ReadsTheEnvironment) {
                                 {"NOVA_REDIS_PIPELINE_MAX", "17"},
                                 {"NOVA_REDIS_QUEUED_BYTES_MAX", "9000"},
                                 {"NOVA_REDIS_REPLY_LIMIT", "1s"},
+                                {"NOVA_REDIS_CONNECTION_LIFETIME", "10m"},
                                 {"NOVA_REDIS_REPLY_BYTES_MAX", "4096"}});
   ASSERT_TRUE(bound.finished.ok()) << bound.finished.error().ToString();
   EXPECT_EQ(bound.redis.host, "redis");
@@ -54,6 +55,7 @@ TEST(RedisConfig, ReadsTheEnvironment) {
   EXPECT_EQ(bound.redis.pipeline_max, 17);
   EXPECT_EQ(bound.redis.queued_bytes_max, 9000);
   EXPECT_EQ(bound.redis.reply_limit, 1s);
+  EXPECT_EQ(bound.redis.connection_lifetime, 600s);
   EXPECT_EQ(bound.redis.reply_bytes_max, 4096);
 }
 

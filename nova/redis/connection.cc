@@ -66,13 +66,13 @@ void TuneSocket(tcp::socket& socket) {
 }
 
 // The remedy for a certificate that was refused.
-std::string CertificateRefused(long why, const ClientConfig& config, const std::string& name) {
+std::string CertificateRefused(long why, const std::string& name) {
   const std::string reason = X509_verify_cert_error_string(why);
   if (why == X509_V_ERR_HOSTNAME_MISMATCH || why == X509_V_ERR_IP_ADDRESS_MISMATCH)
     return "Redis's certificate does not carry the name " + name + " (" + reason +
            "): set redis.server_name (NOVA_REDIS_SERVER_NAME) to a name it carries";
   return "Redis's certificate is not trusted (" + reason +
-         "): redis.ca_path (NOVA_REDIS_CA_PATH) must name the authority that signed it; it names " + config.ca_path;
+         "): redis.ca_path (NOVA_REDIS_CA_PATH) must name the authority that signed it";
 }
 
 }  // namespace
@@ -151,7 +151,7 @@ Task<void> Connection::ConnectTls(const ClientConfig& config) {
   co_await tls_->async_handshake(asio::ssl::stream_base::client, asio::redirect_error(use_task, error));
   if (!error) co_return Ok();
   if (const long why = SSL_get_verify_result(ssl); why != X509_V_OK)
-    co_return RedisUnavailable(CertificateRefused(why, config, name));
+    co_return RedisUnavailable(CertificateRefused(why, name));
   co_return RedisUnavailable(error.message() + ": does Redis listen with TLS 1.3 on redis.port?");
 }
 

@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 
+#include "nova/base/clock.h"
 #include "nova/base/result.h"
 #include "nova/redis/config.h"
 #include "nova/redis/parser.h"
@@ -46,6 +47,9 @@ class Connection {
   Result<std::optional<Reply>> Next() { return parser_.Next(); }
   void Close();
 
+  // When it began to be opened: it was verified with the authorities of then, or later ones.
+  SteadyTime begun() const { return begun_; }
+
   // False if the peer has closed, or said something nobody asked for. Precondition: nothing is on the way.
   bool PeerIsSilent();
 
@@ -58,6 +62,7 @@ class Connection {
   runtime::Task<void> ConnectTls(const ClientConfig& config);
   runtime::Task<void> LogIn(runtime::Call& call, const ClientConfig& config);
 
+  const SteadyTime begun_ = Clock::System().Now();
   Socket socket_;
   // Empty without TLS. The context outlives the stream.
   std::optional<asio::ssl::context> tls_context_;

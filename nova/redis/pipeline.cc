@@ -1,6 +1,7 @@
 #include "nova/redis/pipeline.h"
 
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/post.hpp>
 #include <exception>
 #include <utility>
 
@@ -34,6 +35,7 @@ Result<void> Pipeline::Submit(const std::shared_ptr<Batch>& batch) {
   {
     std::lock_guard lock(mutex_);
     if (broken_) return *broken_;
+    if (retired_) return RedisUnavailable("the connection has reached redis.connection_lifetime");
     if (load() + batch->commands > config_.pipeline_max) return Refused("redis.pipeline_max");
     const auto bytes = static_cast<std::int64_t>(batch->wire.size());
     if (queued_bytes_ + bytes > config_.queued_bytes_max) return Refused("redis.queued_bytes_max");
@@ -46,6 +48,19 @@ Result<void> Pipeline::Submit(const std::shared_ptr<Batch>& batch) {
     if (thrown) std::rethrow_exception(thrown);  // a bug: let it end the process loudly
   });
   return Ok();
+}
+
+void Pipeline::Retire() {
+  {
+    std::lock_guard lock(mutex_);
+    retired_ = true;
+  }
+  asio::post(strand_, [self = shared_from_this()] { self->EndIfRetired(); });
+}
+
+void Pipeline::EndIfRetired() {
+  // Nothing is added to the load once it is retired.
+  if (retired_ && load() == 0) Break(RedisUnavailable("the connection has reached redis.connection_lifetime"));
 }
 
 Awaitable<void> Pipeline::SendQueued(std::shared_ptr<Pipeline> self) {
@@ -90,6 +105,7 @@ bool Pipeline::TakeQueued() {
     queued_bytes_ -= bytes_dropped;
   }
   WatchOldest();
+  EndIfRetired();
   return true;
 }
 
@@ -139,6 +155,7 @@ void Pipeline::Deliver(Reply reply) {
   const std::shared_ptr<Batch> batch = std::move(oldest.batch);
   sent_.pop_front();
   if (!batch->done.TrySet(std::move(batch->replies))) abandoned_replies_.Increment(batch->commands);
+  EndIfRetired();
 }
 
 void Pipeline::Break(Error why) {

@@ -51,8 +51,16 @@ class Pipeline : public std::enable_shared_from_this<Pipeline> {
            prometheus::Counter& abandoned_replies);
 
   // Queues the batch; its outcome comes through `done`. Errors: RESOURCE_EXHAUSTED over pipeline_max or
-  // queued_bytes_max; UNAVAILABLE if the connection has broken. After an error nothing was sent and `done` stays unset.
+  // queued_bytes_max; UNAVAILABLE if the connection has broken, or is retired. After an error nothing was sent and
+  // `done` stays unset.
   Result<void> Submit(const std::shared_ptr<Batch>& batch);
+
+  // Takes no more commands; once all that it has taken are answered the connection is closed, and Serve returns.
+  void Retire();
+  bool retired() const { return retired_; }
+
+  // As Connection's.
+  SteadyTime begun() const { return connection_->begun(); }
 
   // Commands queued, and sent without a reply yet.
   int load() const { return load_.load(std::memory_order_relaxed); }
@@ -72,6 +80,8 @@ class Pipeline : public std::enable_shared_from_this<Pipeline> {
   // Moves what is queued to `output_`; false if there was nothing, and then the sender has ended.
   bool TakeQueued();
   void Deliver(Reply reply);
+  // Ends a retired connection that has nothing on the way.
+  void EndIfRetired();
   // Ends the connection and everything on it; the first reason stays.
   void Break(Error why);
   // Ends the connection when the oldest command has had no reply for reply_limit.
@@ -91,6 +101,7 @@ class Pipeline : public std::enable_shared_from_this<Pipeline> {
   const runtime::OneShot<bool> sender_ended_;
 
   std::atomic<int> load_ = 0;
+  std::atomic<bool> retired_ = false;  // set with mutex_ held
   std::mutex mutex_;
   // Guarded by mutex_.
   std::deque<std::shared_ptr<Batch>> queue_;

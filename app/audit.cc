@@ -5,9 +5,11 @@
 #include <unistd.h>
 
 #include "app/command.h"
+#include "app/demo_scenario.h"
 #include "app/modules.h"
 #include "app/stack_access.h"
 #include "local/redis_server.h"
+#include "local/rotation.h"
 #include "local/state.h"
 #include "nova/runtime/runtime.h"
 #include "nova/runtime/stop_signals.h"
@@ -46,6 +48,14 @@ class AuditVerb final : public Verb {
     NOVA_TRY(audit_.pgbouncer_admin, access_.PooledDatabase(kConsole, kAudit));
 
     NOVA_TRY(AddFaultTargets());
+    audit_.authority = access_.layout().authority();
+    audit_.demo = [this] { return Demo(); };
+    const local::RotationConfig rotation{.data_dir = access_.layout().root, .principals = audit_.topology.principals};
+    audit_.rotate_leaves = [rotation] { return Taken(local::RotateLeaves(rotation)); };
+    audit_.rotate_authority = [rotation] { return Taken(local::RotateAuthority(rotation)); };
+    audit_.shorten_leaf = [rotation](const std::string& service, std::chrono::seconds left) {
+      return local::ShortenLeaf(rotation, service, left);
+    };
     if (isatty(STDERR_FILENO) != 0)
       audit_.progress = [](std::string_view what) {
         std::fprintf(stderr, "  %.*s\n", static_cast<int>(what.size()), what.data());
@@ -91,6 +101,28 @@ class AuditVerb final : public Verb {
                           : component.name == "redis"     ? layout.redis()
                                                           : layout.service(component.name);
       audit_.processes.push_back({.name = component.name, .pid = component.pid, .folder = folder});
+    }
+    return Ok();
+  }
+
+  // Whether every process of a stack that runs uses what is new.
+  static Result<void> Taken(const Result<local::RotationReport>& rotated) {
+    NOVA_TRY(rotated);
+    if (!rotated->live) return FailedPrecondition("the certificates were replaced, but no stack runs to take them up");
+    return Ok();
+  }
+
+  // What a person does with the stack.
+  Result<void> Demo() const {
+    telemetry::Metrics metrics;  // nobody scrapes them
+    NOVA_TRY(const auto publisher,
+             tls::IdentityPublisher::Create({.files = audit_.user_identity.files(), .usage = tls::Usage::kClient},
+                                            Clock::System(), metrics));
+    Stage stage([](const Step&) {});
+    NOVA_TRY(RunDemo(stage, {.identity = access_.Target("identity"), .user = access_.Target("user")},
+                     tls::ChannelIdentity(*publisher), metrics));
+    for (const Step& step : stage.steps()) {
+      if (!step.passed) return Internal("a step of the demo failed", step.what + ": " + step.observed);
     }
     return Ok();
   }

@@ -12,6 +12,10 @@ std::span<const Command> Commands() {
       {"down", "nova down", "Stops the backend of this machine.", MakeDown},
       {"status", "nova status", "Shows the processes of this machine's backend.", MakeStatus},
       {"demo", "nova demo", "Drives a real scenario over mTLS and prints what happened.", MakeDemo},
+      {"certs", "nova certs <init|issue|rotate|show|verify> [principal]",
+       "Makes, renews, shows and checks certificates. The authority is for development: in a cluster cert-manager "
+       "signs.",
+       MakeCerts},
       {"audit", "nova audit", "Measures every promise against a live stack.", MakeAudit},
       {"serve", "nova serve <service>", "Runs one service in the foreground.", MakeServe},
       {"migrate", "nova migrate [service]", "Brings the databases to the schema of this binary.", MakeMigrate},

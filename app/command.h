@@ -37,6 +37,7 @@ struct Command {
 };
 
 std::unique_ptr<Verb> MakeAudit();
+std::unique_ptr<Verb> MakeCerts();
 std::unique_ptr<Verb> MakeDemo();
 std::unique_ptr<Verb> MakeDown();
 std::unique_ptr<Verb> MakeMigrate();

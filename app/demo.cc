@@ -15,9 +15,6 @@ namespace nova::app {
 
 namespace {
 
-// Longest the whole scenario may take.
-constexpr std::chrono::seconds kDemoLimit{60};
-
 class DemoVerb final : public Verb {
  public:
   void Bind(config::Config& config) override {
@@ -56,14 +53,8 @@ Result<ExitCode> DemoVerb::Run() {
   if (identity_target_.empty()) identity_target_ = access_.Target("identity");
   if (user_target_.empty()) user_target_ = access_.Target("user");
   NOVA_TRY(const auto me, access_.Identity(metrics_));
-  resilience::PeerDependency identity_peer("identity", metrics_);
-  resilience::PeerDependency user_peer("user", metrics_);
-  rpc::Client identity(metrics_, identity_peer, {.principal = "identity", .target = identity_target_}, me);
-  rpc::Client user(metrics_, user_peer, {.principal = "user", .target = user_target_}, me);
-  runtime::Runtime runtime;
   Stage stage([this](const Step& step) { Print(step); });
-  const auto outcome = runtime.RunBlocking<void>(
-      kDemoLimit, [&](runtime::Call& call) { return RunScenario(call, stage, identity, user); });
+  const auto outcome = RunDemo(stage, {.identity = identity_target_, .user = user_target_}, me, metrics_);
   if (!outcome && stage.steps().empty())
     return Error(outcome.error()).WithContext("asking identity at " + identity_target_ + "; is `nova up` running?");
 

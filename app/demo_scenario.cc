@@ -302,9 +302,16 @@ class Scenario {
 
 }  // namespace
 
-Task<void> RunScenario(Call& call, Stage& stage, rpc::Client& identity, rpc::Client& user) {
+Result<void> RunDemo(Stage& stage, const DemoTargets& targets, const tls::ChannelIdentity& me,
+                     telemetry::Metrics& metrics) {
+  resilience::PeerDependency identity_peer("identity", metrics);
+  resilience::PeerDependency user_peer("user", metrics);
+  rpc::Client identity(metrics, identity_peer,
+                       {.principal = "identity", .target = targets.identity, .own_connection = true}, me);
+  rpc::Client user(metrics, user_peer, {.principal = "user", .target = targets.user, .own_connection = true}, me);
+  runtime::Runtime runtime;
   Scenario scenario(stage, identity, user);
-  co_return co_await scenario.Run(call);
+  return runtime.RunBlocking<void>(kDemoLimit, [&](Call& call) { return scenario.Run(call); });
 }
 
 }  // namespace nova::app

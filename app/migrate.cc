@@ -6,6 +6,7 @@
 #include "app/migration.h"
 #include "app/modules.h"
 #include "app/stack_access.h"
+#include "nova/config/app_env.h"
 #include "nova/events/outbox.h"
 #include "nova/runtime/runtime.h"
 #include "nova/telemetry/log.h"
@@ -29,6 +30,7 @@ class MigrateVerb final : public Verb {
   void Bind(config::Config& config) override {
     config.Positional("service", service_, {.help = "one service; by default all that this machine's stack has"});
     // Elsewhere: the database itself, not the pooler in front of it.
+    config::Bind(config, app_env_);
     postgres::Bind(config, direct_);
     access_.Bind(config);
   }
@@ -38,7 +40,7 @@ class MigrateVerb final : public Verb {
         {.level = telemetry::Level::kWarn, .service = "migrate", .format = telemetry::LogFormat::kText});
     if (!direct_.database.empty()) {
       if (service_.empty()) service_ = direct_.database;
-      NOVA_TRY(postgres::Validate(direct_));
+      NOVA_TRY(postgres::Validate(direct_, app_env_));
       NOVA_TRY(Migrate(service_, direct_));
       return kDone;
     }
@@ -62,6 +64,7 @@ class MigrateVerb final : public Verb {
   }
 
   std::string service_;
+  config::AppEnv app_env_ = config::AppEnv::kDevelopment;
   postgres::ConnectionConfig direct_;
   StackAccess access_{"operator"};
 };

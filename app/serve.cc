@@ -6,11 +6,13 @@
 
 #include "app/command.h"
 #include "app/modules.h"
+#include "app/topology.h"
 #include "nova/config/app_env.h"
 #include "nova/health/monitor.h"
 #include "nova/health/service.h"
 #include "nova/http/admin.h"
 #include "nova/resilience/config.h"
+#include "nova/rpc/client.h"
 #include "nova/rpc/reflection.h"
 #include "nova/rpc/server.h"
 #include "nova/runtime/scope.h"
@@ -18,7 +20,9 @@
 #include "nova/telemetry/log.h"
 #include "nova/tls/config.h"
 #include "nova/tls/credentials.h"
+#include "nova/tls/handshakes.h"
 #include "nova/tls/publisher.h"
+#include "nova/tls/report.h"
 
 namespace nova::app {
 namespace {
@@ -64,6 +68,13 @@ class ServeVerb final : public Verb {
   struct Identities {
     std::unique_ptr<tls::IdentityPublisher> server;
     std::unique_ptr<tls::IdentityPublisher> client;
+
+    std::vector<tls::CertificateInUse> InUse() const {
+      std::vector<tls::CertificateInUse> certificates;
+      if (server) certificates.push_back(tls::Describe("server", *server));
+      if (client) certificates.push_back(tls::Describe("client", *client));
+      return certificates;
+    }
   };
   Result<rpc::ServerSecurity> Security(Identities& identities);
   // Who it is when it calls other services.
@@ -94,12 +105,14 @@ Result<rpc::ServerSecurity> ServeVerb::Security(Identities& identities) {
   security.stack.verify_token = module_->TokenVerifier();
   // Peers are known by their certificates: where those are optional, nobody can be asked who they are.
   security.stack.authorize_peers = tls_.enabled() && tls_.require_client_cert;
+  security.stack.principals = FullTopology(kPortBaseDefault).principals;
   if (!tls_.enabled()) {
     security.credentials = tls::MakePlaintextServerCredentials();
     return security;
   }
-  NOVA_TRY(identities.server, tls::IdentityPublisher::Create({.files = tls_.files(), .usage = tls::Usage::kServer},
-                                                             Clock::System(), metrics_));
+  NOVA_TRY(identities.server,
+           tls::IdentityPublisher::Create({.files = tls_.files(), .usage = tls::Usage::kServer, .principal = service_},
+                                          Clock::System(), metrics_));
   security.credentials =
       tls::MakeServerCredentials(*identities.server, tls_.require_client_cert ? tls::ClientCertificate::kRequired
                                                                               : tls::ClientCertificate::kOptional);
@@ -108,9 +121,9 @@ Result<rpc::ServerSecurity> ServeVerb::Security(Identities& identities) {
 
 Result<tls::ChannelIdentity> ServeVerb::Me(Identities& identities) {
   if (!channel_tls_.enabled()) return tls::ChannelIdentity::Plaintext();
-  NOVA_TRY(identities.client,
-           tls::IdentityPublisher::Create({.files = channel_tls_.files(), .usage = tls::Usage::kClient},
-                                          Clock::System(), metrics_));
+  NOVA_TRY(identities.client, tls::IdentityPublisher::Create(
+                                  {.files = channel_tls_.files(), .usage = tls::Usage::kClient, .principal = service_},
+                                  Clock::System(), metrics_));
   return tls::ChannelIdentity(*identities.client);
 }
 
@@ -124,6 +137,9 @@ Result<ExitCode> ServeVerb::Run() {
   NOVA_TRY(channel_tls_.Validate(app_env_));
   NOVA_TRY(resilience::Arm(crash_, app_env_));
 
+  // Before anything uses TLS.
+  const tls::HandshakeObserver handshakes(metrics_,
+                                          {.server = server_.handshake_timeout, .client = rpc::kConnectTimeout});
   runtime::Runtime runtime;
   runtime::Scope background(runtime);
   health::Monitor monitor(metrics_, health_);  // its probes run in the background
@@ -165,15 +181,15 @@ Result<void> ServeVerb::Serve(runtime::Runtime& runtime, runtime::Scope& backgro
   names.insert(health.name());
   server.Add(std::move(health));
   server.Add(rpc::MakeReflectionService({names.begin(), names.end()}));
-  const auto admin =
-      http::MakeAdminServer(runtime, admin_,
-                            {.scrape = [this] { return metrics_.Scrape(); },
-                             .readiness =
-                                 [&monitor] {
-                                   const health::Snapshot snapshot = monitor.Get();
-                                   return http::Readiness{.ok = snapshot.serving, .json = snapshot.ToJson()};
-                                 },
-                             .status = [&monitor] { return monitor.Get().ToJson(); }});
+  const auto admin = http::MakeAdminServer(
+      runtime, admin_,
+      {.scrape = [this] { return metrics_.Scrape(); },
+       .readiness =
+           [&monitor] {
+             const health::Snapshot snapshot = monitor.Get();
+             return http::Readiness{.ok = snapshot.serving, .json = snapshot.ToJson()};
+           },
+       .status = [&monitor, &identities] { return tls::AddCertificates(monitor.Get().ToJson(), identities.InUse()); }});
 
   NOVA_TRY(server.Start());
   NOVA_TRY(admin->Start());

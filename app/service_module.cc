@@ -67,7 +67,7 @@ void ServiceModule::Bind(config::Config& config) {
 
 Result<void> ServiceModule::Build(runtime::Runtime& runtime, telemetry::Metrics& metrics,
                                   const tls::ChannelIdentity& me) {
-  NOVA_TRY(postgres::Validate(database_.connection));
+  NOVA_TRY(postgres::Validate(database_.connection, app_env_));
   NOVA_TRY(redis::Validate(redis_config_));
   NOVA_TRY(events::Validate(relay_config_, redis_config_));
   NOVA_TRY(events::Validate(consumer_config_, relay_config_.retention, redis_config_));
@@ -81,6 +81,7 @@ Result<void> ServiceModule::Build(runtime::Runtime& runtime, telemetry::Metrics&
   NOVA_TRY(CheckRoom(kRedis, redis_policies_, redis_config_));
   if (traits_.caches) NOVA_TRY(CheckRoom(kCache, cache_policies_, redis_config_));
   consumer_config_.group = name_;
+  NOVA_TRY(BuildTrust(metrics));
   postgres_dependency_.emplace(kPostgres, metrics, postgres_policies_);
   redis_dependency_.emplace(kRedis, metrics, redis_policies_);
   pool_.emplace(runtime, metrics, *postgres_dependency_, database_);
@@ -97,6 +98,25 @@ Result<void> ServiceModule::Build(runtime::Runtime& runtime, telemetry::Metrics&
   consumer_.emplace(*outbox_, *pool_, *redis_, metrics, consumer_config_);
   if (traits_.tokens == Tokens::kVerified) NOVA_TRY(BuildVerification(metrics, me));
   return BuildService(runtime, metrics);
+}
+
+Result<void> ServiceModule::BuildTrust(telemetry::Metrics& metrics) {
+  postgres::ConnectionConfig& database = database_.connection;
+  if (postgres::VerifiesServer(database)) {
+    NOVA_TRY(postgres_trust_, tls::TrustPublisher::Create(
+                                  {.file = {.path = database.ssl_root_cert, .variable = "NOVA_POSTGRES_SSL_ROOT_CERT"},
+                                   .name = std::string(kPostgres.text())},
+                                  Clock::System(), metrics));
+    database.ssl_root_cert = postgres_trust_->path().string();
+  }
+  if (redis_config_.tls) {
+    NOVA_TRY(redis_trust_,
+             tls::TrustPublisher::Create({.file = {.path = redis_config_.ca_path, .variable = "NOVA_REDIS_CA_PATH"},
+                                          .name = std::string(kRedis.text())},
+                                         Clock::System(), metrics));
+    redis_config_.ca_path = redis_trust_->path().string();
+  }
+  return Ok();
 }
 
 Result<void> ServiceModule::BuildVerification(telemetry::Metrics& metrics, const tls::ChannelIdentity& me) {
@@ -138,6 +158,8 @@ void ServiceModule::AddDependencies(health::Monitor& monitor) {
 }
 
 void ServiceModule::Start(runtime::Scope& background) {
+  if (postgres_trust_) postgres_trust_->Watch(background);
+  if (redis_trust_) redis_trust_->Watch(background);
   relay_->Start(background);
   consumer_->Start(background);
   if (keys_) keys_->Start(background);

@@ -27,6 +27,7 @@
 #include "nova/redis/client.h"
 #include "nova/resilience/dependency.h"
 #include "nova/rpc/client.h"
+#include "nova/tls/trust.h"
 
 namespace nova::app {
 
@@ -79,6 +80,8 @@ class ServiceModule : public Module {
 
  private:
   runtime::Task<std::string> FetchKeys(runtime::Call& call);
+  // Stands between the files of authorities and the connections that read them.
+  Result<void> BuildTrust(telemetry::Metrics& metrics);
   Result<void> BuildVerification(telemetry::Metrics& metrics, const tls::ChannelIdentity& me);
 
   const std::string name_;
@@ -96,7 +99,9 @@ class ServiceModule : public Module {
   resilience::DependencyConfig cache_policies_;
   resilience::DependencyConfig identity_policies_;
 
-  // Before their clients, which they outlive.
+  // Before their clients, which they outlive. Of trust there is none where nobody is verified.
+  std::unique_ptr<tls::TrustPublisher> postgres_trust_;
+  std::unique_ptr<tls::TrustPublisher> redis_trust_;
   std::optional<resilience::DatabaseDependency> postgres_dependency_;
   std::optional<resilience::CacheDependency> redis_dependency_;
   std::optional<resilience::CacheDependency> cache_dependency_;

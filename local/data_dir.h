@@ -27,6 +27,8 @@ struct Layout {
   std::filesystem::path state() const { return root / "state.json"; }
   std::filesystem::path authority() const { return root / "ca"; }
   std::filesystem::path certificates() const { return root / "certs"; }
+  // Held by whoever replaces certificates step by step.
+  std::filesystem::path rotation_lock() const { return root / "rotation.lock"; }
   // tls.crt, tls.key, ca.crt of one principal.
   std::filesystem::path certificate(std::string_view principal) const { return certificates() / principal; }
   std::filesystem::path secrets() const { return root / "secrets"; }

@@ -1,5 +1,7 @@
-// Asks services on this machine whether they are ready.
+// Asks services on this machine whether they are ready, and for their status page.
 #pragma once
+
+#include <string>
 
 #include "nova/base/clock.h"
 #include "nova/base/result.h"
@@ -18,8 +20,12 @@ class ReadinessProbe {
   // OK when GET /readyz on 127.0.0.1:admin_port answers 200. Errors: UNAVAILABLE when it answers otherwise, with the
   // answer as detail, or not at all; DEADLINE_EXCEEDED.
   Result<void> Check(int admin_port, Duration limit);
+  // The JSON object of GET /statusz. Errors: the same.
+  Result<std::string> Status(int admin_port, Duration limit);
 
  private:
+  Result<http::Response> Get(int admin_port, const char* path, Duration limit);
+
   runtime::Runtime runtime_;
   telemetry::Metrics metrics_;  // nobody scrapes them
   resilience::HttpDependency admin_ports_{"admin_ports", metrics_, resilience::ForProbes(resilience::Kind::kHttp)};

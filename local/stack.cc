@@ -13,6 +13,7 @@
 #include "local/redis_server.h"
 #include "nova/auth/keys.h"
 #include "nova/telemetry/log.h"
+#include "nova/tls/authority.h"
 #include "nova/tls/certificate.h"
 
 namespace nova::local {
@@ -22,21 +23,23 @@ namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr std::string_view kPostgres = "postgres";
-constexpr std::string_view kPooler = "pgbouncer";
+// Each is named as the principal of its certificate.
+constexpr std::string_view kPostgres = kPostgresPrincipal;
+constexpr std::string_view kPooler = kPoolerPrincipal;
 constexpr std::string_view kRedis = kRedisPrincipal;
 // The only service that gets the key which signs tokens.
 constexpr std::string_view kTokenIssuer = "identity";
-// Who runs PostgreSQL and PgBouncer when this process is root; Debian's packages make the account, and Redis's.
-constexpr const char* kServerUser = "postgres";
 constexpr Duration kOrphanLimit = seconds(10);
-constexpr Duration kChoresInterval = seconds(30);
-// How often certificates are looked at, as a part of their lifetime; bounded below and above.
+constexpr Duration kTrimInterval = seconds(30);
+// How often the files of certificates are compared.
+constexpr Duration kWatchInterval = seconds(1);
+// How often it is asked which of them are due, as a part of their lifetime; bounded below and above. Whatever was
+// replaced is asked about at once.
 constexpr int kRenewalChecksPerLifetime = 60;
-// Certificates count in whole seconds.
-constexpr seconds kLifetimeSlack{2};
 constexpr Duration kRenewalIntervalMin = seconds(1);
 constexpr Duration kRenewalIntervalMax = std::chrono::hours(1);
+// After a renewal that failed, and after a server that did not read its new files.
+constexpr Duration kRetryInterval = seconds(5);
 
 std::string_view Variable(const char* name) {
   const char* value = std::getenv(name);
@@ -64,18 +67,6 @@ std::string ProgramName(const fs::path& program) {
 
 Duration RenewalInterval(seconds lifetime) {
   return std::clamp<Duration>(lifetime / kRenewalChecksPerLifetime, kRenewalIntervalMin, kRenewalIntervalMax);
-}
-
-// Whether a certificate was made for a longer life than is asked for now: a shorter one must not wait for its end.
-bool EndsTooLate(const fs::path& folder, seconds lifetime) {
-  const TlsFiles files = TlsFiles::In(folder);
-  const Clock& clock = Clock::System();
-  auto set = tls::LoadCertificateSet({.certificate = {.path = files.certificate.string()},
-                                      .key = {.path = files.key.string()},
-                                      .ca = {.path = files.ca.string()}},
-                                     tls::Usage::kServer, clock);
-  // One that cannot be read is renewed for that reason.
-  return set && set->info.not_after > clock.WallNow() + lifetime + kLifetimeSlack;
 }
 
 }  // namespace
@@ -113,102 +104,131 @@ void Bind(config::Config& config, UpConfig& up) {
        .max = std::chrono::minutes(10)});
 }
 
+// A server that reads its certificate when it starts, and again when it is told to.
+class Stack::Server : public Component {
+ public:
+  explicit Server(const TlsFiles& files) : watch_(files) {}
+
+  Result<void> Launch() final {
+    ready_ = false;
+    due_ = false;
+    // What is there now it reads by itself; what comes a moment later is seen as a change.
+    static_cast<void>(watch_.Changed());
+    return LaunchServer();
+  }
+  Result<void> CheckReady(Duration limit) final {
+    NOVA_TRY(CheckServer(limit));
+    ready_ = true;
+    return Ok();
+  }
+
+  // Not while it starts: until it handles signals, the one that reloads would end it. One that does not take the
+  // command (Redis, while it reads its data or hangs) is told until it does.
+  void ReloadIfChanged() {
+    due_ = watch_.Changed() || due_;
+    const Clock& clock = Clock::System();
+    if (!due_ || !ready_ || !process()->Running() || clock.Now() < retry_at_) return;
+    const auto reloaded = Reload();
+    due_ = !reloaded;
+    if (reloaded) {
+      telemetry::LogInfo("a server reads its new certificate", {{"component", name()}});
+      return;
+    }
+    retry_at_ = clock.Now() + kRetryInterval;
+    telemetry::LogWarn("a server does not read its new certificate; it is tried again",
+                       {{"component", name()}, {"error", reloaded.error()}});
+  }
+
+ protected:
+  virtual Result<void> LaunchServer() = 0;
+  virtual Result<void> CheckServer(Duration limit) = 0;
+  virtual Result<void> Reload() = 0;
+
+ private:
+  CertificateWatch watch_;
+  bool ready_ = false;
+  bool due_ = false;
+  SteadyTime retry_at_{};
+};
+
 // PostgreSQL, as the supervisor sees it.
-class Stack::Postgres final : public Component {
+class Stack::Postgres final : public Server {
  public:
   Postgres(PostgresConfig config, PostgresBinaries binaries)
-      : config_(std::move(config)), binaries_(std::move(binaries)) {}
+      : Server(config.tls), config_(std::move(config)), binaries_(std::move(binaries)) {}
 
   std::string name() const override { return std::string(kPostgres); }
   int port() const override { return config_.port; }
   fs::path log_file() const override { return config_.log_file; }
   Duration ready_limit() const override { return PostgresServer::kReadyLimit; }
-  Result<void> Launch() override {
-    server_.reset();
-    NOVA_TRY(server_, PostgresServer::Launch(config_, binaries_));
-    return Ok();
-  }
   Process* process() override { return server_ ? &server_->process() : nullptr; }
-  Result<void> CheckReady(Duration limit) override { return server_->CheckReady(limit); }
   Result<void> Stop() override { return server_->Stop(); }
-
-  // One that is down reads its new files when it starts.
-  void Reload() {
-    if (server_) static_cast<void>(server_->Reload());
-  }
 
   // Precondition: launched.
   PostgresServer& server() { return *server_; }
 
  private:
+  Result<void> LaunchServer() override {
+    server_.reset();
+    NOVA_TRY(server_, PostgresServer::Launch(config_, binaries_));
+    return Ok();
+  }
+  Result<void> CheckServer(Duration limit) override { return server_->CheckReady(limit); }
+  Result<void> Reload() override { return server_->Reload(); }
+
   const PostgresConfig config_;
   const PostgresBinaries binaries_;
   std::optional<PostgresServer> server_;
 };
 
 // PgBouncer, as the supervisor sees it.
-class Stack::Pooler final : public Component {
+class Stack::Pooler final : public Server {
  public:
-  explicit Pooler(PgBouncerConfig config) : config_(std::move(config)) {}
+  explicit Pooler(PgBouncerConfig config) : Server(config.tls), config_(std::move(config)) {}
 
   std::string name() const override { return std::string(kPooler); }
   int port() const override { return config_.port; }
   fs::path log_file() const override { return config_.log_file; }
   Duration ready_limit() const override { return PgBouncer::kReadyLimit; }
-  Result<void> Launch() override {
+  Process* process() override { return pooler_ ? &pooler_->process() : nullptr; }
+  Result<void> Stop() override { return pooler_->Stop(); }
+
+ private:
+  Result<void> LaunchServer() override {
     pooler_.reset();
     NOVA_TRY(pooler_, PgBouncer::Launch(config_));
     return Ok();
   }
-  Process* process() override { return pooler_ ? &pooler_->process() : nullptr; }
-  Result<void> CheckReady(Duration limit) override { return pooler_->CheckReady(limit); }
-  Result<void> Stop() override { return pooler_->Stop(); }
+  Result<void> CheckServer(Duration limit) override { return pooler_->CheckReady(limit); }
+  Result<void> Reload() override { return pooler_->Reload(); }
 
-  // One that is down reads its new files when it starts.
-  void Reload() {
-    if (pooler_) static_cast<void>(pooler_->Reload());
-  }
-
- private:
   const PgBouncerConfig config_;
   std::optional<PgBouncer> pooler_;
 };
 
 // Redis, as the supervisor sees it.
-class Stack::Redis final : public Component {
+class Stack::Redis final : public Server {
  public:
-  explicit Redis(RedisConfig config) : config_(std::move(config)) {}
+  explicit Redis(RedisConfig config) : Server(config.tls), config_(std::move(config)) {}
 
   std::string name() const override { return std::string(kRedis); }
   int port() const override { return config_.port; }
   fs::path log_file() const override { return config_.log_file; }
   Duration ready_limit() const override { return RedisServer::kReadyLimit; }
-  Result<void> Launch() override {
+  Process* process() override { return server_ ? &server_->process() : nullptr; }
+  Result<void> Stop() override { return server_->Stop(); }
+
+ private:
+  Result<void> LaunchServer() override {
     server_.reset();
-    reload_due_ = false;
     NOVA_TRY(server_, RedisServer::Launch(config_));
     return Ok();
   }
-  Process* process() override { return server_ ? &server_->process() : nullptr; }
-  Result<void> CheckReady(Duration limit) override { return server_->CheckReady(limit); }
-  Result<void> Stop() override { return server_->Stop(); }
+  Result<void> CheckServer(Duration limit) override { return server_->CheckReady(limit); }
+  Result<void> Reload() override { return server_->Reload(); }
 
-  void RequireReload() { reload_due_ = true; }
-  // Unlike a signal, the command that reloads is not taken by a server that reads its data, or hangs: it is given until
-  // one takes it. One that is down reads its new files when it starts.
-  void ReloadIfDue() {
-    if (!reload_due_ || !server_ || !server_->process().Running()) return;
-    auto reloaded = server_->Reload();
-    reload_due_ = !reloaded;
-    if (!reloaded) {
-      telemetry::LogWarn("Redis does not take its new certificate; it is tried again", {{"error", reloaded.error()}});
-    }
-  }
-
- private:
   const RedisConfig config_;
   std::optional<RedisServer> server_;
-  bool reload_due_ = false;
 };
 
 // A service's process.
@@ -245,7 +265,7 @@ class Stack::Service final : public Component {
   std::optional<Process> process_;
 };
 
-Stack::Stack(UpConfig config, StackPlan plan, DataDir folder, Accounts accounts, PostgresBinaries binaries)
+Stack::Stack(UpConfig config, StackPlan plan, DataDir folder, ServerAccounts accounts, PostgresBinaries binaries)
     : config_(std::move(config)),
       plan_(std::move(plan)),
       accounts_(std::move(accounts)),
@@ -253,6 +273,7 @@ Stack::Stack(UpConfig config, StackPlan plan, DataDir folder, Accounts accounts,
       started_at_ms_(WallMilliseconds()),
       binaries_(std::move(binaries)),
       folder_(std::move(folder)),
+      certificates_(folder_.layout(), plan_.topology.principals, accounts_, config_.leaf_lifetime),
       supervisor_(std::make_unique<Supervisor>(signals_, SupervisorConfig{.stable_after = config_.stable_after,
                                                                           .changed = [this] { SaveState(phase_); },
                                                                           .chores = [this] { return Chores(); }})) {}
@@ -267,11 +288,7 @@ Result<std::unique_ptr<Stack>> Stack::Start(const UpConfig& config, StackPlan pl
   NOVA_TRY(PostgresBinaries binaries, FindPostgres());
   NOVA_TRY(FindPgBouncer());
   NOVA_TRY(FindRedis());
-  Accounts accounts;
-  if (::geteuid() == 0) {
-    NOVA_TRY(accounts.postgres, FindUser(kServerUser));
-    NOVA_TRY(accounts.redis, FindUser(kRedisAccount));
-  }
+  NOVA_TRY(ServerAccounts accounts, FindServerAccounts());
 
   NOVA_TRY(fs::path root, config.folder.Path());
   NOVA_TRY(DataDir folder, DataDir::Open(root, {.port_base = config.port_base}));
@@ -323,11 +340,17 @@ Result<std::unique_ptr<Stack>> Stack::Start(const UpConfig& config, StackPlan pl
 
 Result<void> Stack::StartAll(bool has_cluster) {
   SaveState(Phase::kStarting);
-  NOVA_TRY(authority_, tls::Authority::LoadOrCreate(layout().authority(), Clock::System()));
-  NOVA_TRY(IssueCertificates());
+  {
+    Say("certificates: issuing what is due");
+    NOVA_TRY(tls::Authority authority, tls::Authority::LoadOrCreate(layout().authority(), Clock::System()));
+    NOVA_TRY(certificates_.RenewDue(authority));
+  }
+  for (const std::string& principal : certificates_.principals())
+    watches_.emplace_back(TlsFiles::In(certificates_.FolderOf(principal)));
 
   NOVA_TRY(auto postgres, MakePostgres(has_cluster));
   postgres_ = static_cast<Postgres*>(postgres.get());
+  servers_.push_back(postgres_);
   Say("PostgreSQL: starting");
   NOVA_TRY(supervisor_->Start(std::move(postgres)));
   std::vector<ServiceDatabase> databases;
@@ -346,12 +369,12 @@ Result<void> Stack::StartAll(bool has_cluster) {
 
   Say("PgBouncer: starting");
   NOVA_TRY(auto pooler, MakePooler());
-  pooler_ = static_cast<Pooler*>(pooler.get());
+  servers_.push_back(static_cast<Pooler*>(pooler.get()));
   NOVA_TRY(supervisor_->Start(std::move(pooler)));
 
   Say("Redis: starting");
   NOVA_TRY(auto redis, MakeRedis());
-  redis_ = static_cast<Redis*>(redis.get());
+  servers_.push_back(static_cast<Redis*>(redis.get()));
   NOVA_TRY(supervisor_->Start(std::move(redis)));
 
   for (const config::ServiceSpec& service : plan_.topology.services) {
@@ -375,39 +398,10 @@ void Stack::SaveState(Phase phase) {
                                        .supervisor = ::getpid(),
                                        .port_base = config_.port_base,
                                        .started_at_ms = started_at_ms_,
+                                       .leaf_lifetime = config_.leaf_lifetime,
                                        .components = supervisor_->States()});
   // It costs `nova status` its truth, and nothing else.
   if (!written) telemetry::LogWarn("the state of the stack was not written", {{"error", written.error()}});
-}
-
-std::vector<std::string> Stack::Principals() const {
-  std::vector<std::string> principals = plan_.topology.principals;
-  principals.emplace_back(kPostgres);
-  principals.emplace_back(kPooler);
-  principals.emplace_back(kRedis);
-  return principals;
-}
-
-tls::LeafSpec Stack::LeafOf(const std::string& principal) const {
-  tls::LeafSpec spec{.principal = principal, .lifetime = config_.leaf_lifetime};
-  std::optional<User> owner;
-  if (principal == kPostgres || principal == kPooler) owner = accounts_.postgres;
-  if (principal == kRedis) owner = accounts_.redis;
-  if (owner) spec.owner = tls::FileOwner{.uid = owner->uid, .gid = owner->gid};
-  return spec;
-}
-
-Result<std::vector<std::string>> Stack::IssueCertificates() {
-  std::vector<std::string> issued;
-  for (const std::string& principal : Principals()) {
-    const tls::LeafSpec spec = LeafOf(principal);
-    const fs::path folder = layout().certificate(principal);
-    if (!authority_->NeedsRenewal(spec, folder) && !EndsTooLate(folder, config_.leaf_lifetime)) continue;
-    if (issued.empty() && phase_ == Phase::kStarting) Say("certificates: issuing");
-    NOVA_TRY(authority_->Issue(spec, folder));
-    issued.push_back(principal);
-  }
-  return issued;
 }
 
 Result<std::unique_ptr<Component>> Stack::MakePostgres(bool has_cluster) {
@@ -549,28 +543,41 @@ void Stack::Run() { supervisor_->Run(); }
 
 Duration Stack::Chores() {
   const Clock& clock = Clock::System();
+  // What somebody put there may be about to end.
+  if (CertificatesChanged()) renew_at_ = std::min(renew_at_, clock.Now());
   if (clock.Now() >= renew_at_) {
-    RenewCertificates();
-    renew_at_ = clock.Now() + RenewalInterval(config_.leaf_lifetime);
+    const auto renewed = RenewCertificates();
+    renew_at_ = clock.Now() + (renewed ? RenewalInterval(config_.leaf_lifetime) : kRetryInterval);
+    if (!renewed) telemetry::LogWarn("certificates are not renewed; it is tried again", {{"error", renewed.error()}});
   }
-  redis_->ReloadIfDue();
-  TrimLogs();
-  return std::min<Duration>(kChoresInterval, renew_at_ - clock.Now());
+  for (Server* server : servers_) server->ReloadIfChanged();
+  if (clock.Now() >= trim_at_) {
+    TrimLogs();
+    trim_at_ = clock.Now() + kTrimInterval;
+  }
+  return kWatchInterval;
 }
 
-void Stack::RenewCertificates() {
-  auto issued = IssueCertificates();
-  if (!issued) {
-    telemetry::LogError("certificates are not renewed; it is tried again", {{"error", issued.error()}});
-    return;
-  }
-  // Services watch their files; the servers are told.
-  for (const std::string& principal : *issued) {
+bool Stack::CertificatesChanged() {
+  bool changed = false;
+  for (CertificateWatch& watch : watches_) changed = watch.Changed() || changed;
+  // Each step of a replacement swaps this link; what a killed `nova certs` left undone is then due at once.
+  std::error_code ignored;
+  fs::path version = fs::read_symlink(layout().authority() / "..data", ignored);
+  changed = changed || version != authority_version_;
+  authority_version_ = std::move(version);
+  return changed;
+}
+
+// The authority is opened for this alone, because `nova certs` works on it, too: while that does, this is ABORTED. One
+// that is gone is not made anew under a stack that trusts it.
+Result<void> Stack::RenewCertificates() {
+  NOVA_TRY(tls::Authority authority, tls::Authority::Load(layout().authority(), Clock::System()));
+  NOVA_TRY(const auto renewed, certificates_.RenewDue(authority));
+  for (const std::string& principal : renewed) {
     telemetry::LogInfo("certificate renewed", {{"principal", principal}});
-    if (principal == kPostgres) postgres_->Reload();
-    if (principal == kPooler) pooler_->Reload();
-    if (principal == kRedis) redis_->RequireReload();
   }
+  return Ok();
 }
 
 void Stack::TrimLogs() {

@@ -19,6 +19,7 @@
 #include <string_view>
 #include <vector>
 
+#include "local/certificates.h"
 #include "local/data_dir.h"
 #include "local/pgbouncer.h"
 #include "local/postgres_server.h"
@@ -29,7 +30,6 @@
 #include "nova/config/topology.h"
 #include "nova/postgres/config.h"
 #include "nova/runtime/stop_signals.h"
-#include "nova/tls/authority.h"
 
 namespace nova::local {
 
@@ -46,7 +46,7 @@ struct UpConfig {
   DataDirConfig folder;
   int port_base = 7400;
   // A certificate is renewed when a third of it is left.
-  std::chrono::seconds leaf_lifetime = std::chrono::days(90);
+  std::chrono::seconds leaf_lifetime = Certificates::kLifetimeDefault;
   // What ends again sooner than this after it was ready is started again after ever longer delays, 10 s at most.
   std::chrono::milliseconds stable_after = std::chrono::seconds(10);
 };
@@ -93,7 +93,8 @@ class Stack {
   static Result<std::unique_ptr<Stack>> Start(const UpConfig& config, StackPlan plan);
   ~Stack();
 
-  // Supervises: starts again what ends, renews certificates, keeps logs small. Returns when a signal came.
+  // Supervises: starts again what ends, renews certificates, makes the servers read those that were replaced, by
+  // whomever, keeps logs small. Returns when a signal came.
   void Run();
 
   // Services first, PostgreSQL last. Bounded by the limits of the parts.
@@ -105,28 +106,22 @@ class Stack {
   std::string Summary(std::string_view login, std::string_view command) const;
 
  private:
+  class Server;
   class Postgres;
   class Pooler;
   class Redis;
   class Service;
-  // Of the servers, when this process is root.
-  struct Accounts {
-    std::optional<User> postgres;  // and PgBouncer's
-    std::optional<User> redis;
-  };
 
-  Stack(UpConfig config, StackPlan plan, DataDir folder, Accounts accounts, PostgresBinaries binaries);
+  Stack(UpConfig config, StackPlan plan, DataDir folder, ServerAccounts accounts, PostgresBinaries binaries);
   Result<void> StartAll(bool has_cluster);
   void Say(std::string_view what) const;
   void SaveState(Phase phase);
 
-  std::vector<std::string> Principals() const;
-  tls::LeafSpec LeafOf(const std::string& principal) const;
-  // Issues what is missing or about to end. Returns whose certificates are new.
-  Result<std::vector<std::string>> IssueCertificates();
   // What Run does from time to time.
   Duration Chores();
-  void RenewCertificates();
+  // A set, or the authority, is another one than at the last call.
+  bool CertificatesChanged();
+  Result<void> RenewCertificates();
   void TrimLogs();
 
   Result<std::unique_ptr<Component>> MakePostgres(bool has_cluster);
@@ -137,20 +132,22 @@ class Stack {
 
   const UpConfig config_;
   const StackPlan plan_;
-  const Accounts accounts_;
+  const ServerAccounts accounts_;
   const SteadyTime started_;
   const std::int64_t started_at_ms_;
   PostgresBinaries binaries_;
   DataDir folder_;
+  const Certificates certificates_;
+  std::vector<CertificateWatch> watches_;  // one for each principal
+  std::filesystem::path authority_version_;
   runtime::StopSignals signals_;
   ReadinessProbe probe_;
-  std::optional<tls::Authority> authority_;
   Postgres* postgres_ = nullptr;  // owned by supervisor_
-  Pooler* pooler_ = nullptr;      // owned by supervisor_
-  Redis* redis_ = nullptr;        // owned by supervisor_
+  std::vector<Server*> servers_;  // owned by supervisor_
   Phase phase_ = Phase::kStarting;
   SteadyTime ready_{};
   SteadyTime renew_at_{};
+  SteadyTime trim_at_{};
   std::unique_ptr<Supervisor> supervisor_;
 };
 

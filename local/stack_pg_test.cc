@@ -21,12 +21,18 @@
 #include "local/process.h"
 #include "local/redis_connection.h"
 #include "local/redis_server.h"
+#include "local/rotation.h"
 #include "local/sql.h"
 #include "local/stack.h"
 #include "nova/http/admin.h"
 #include "nova/http/server.h"
 #include "nova/runtime/runtime.h"
+#include "nova/runtime/scope.h"
+#include "nova/telemetry/metrics.h"
+#include "nova/tls/authority.h"
 #include "nova/tls/certificate.h"
+#include "nova/tls/publisher.h"
+#include "nova/tls/report.h"
 #include "tests/postgres_fixture.h"
 
 namespace nova::local {
@@ -140,17 +146,27 @@ int Serve(const std::string& name) {
     std::cout << counted.error().message() << std::endl;
     return 3;
   }
-  std::cout << "starts=" << counted->integer << std::endl;
   runtime::StopSignals signals;
+  telemetry::Metrics metrics;
   runtime::Runtime runtime({.threads = 1});
-  auto admin = http::MakeAdminServer(runtime, {.address = "127.0.0.1", .port = std::stoi(Variable("NOVA_ADMIN_PORT"))},
-                                     {.scrape = [] { return std::string(); },
-                                      .readiness = [] { return http::Readiness{.ok = true, .json = "{}"}; },
-                                      .status = [] { return std::string("{}"); }});
+  runtime::Scope background(runtime);
+  auto identity = tls::IdentityPublisher::Create({.files = {.certificate = {.path = Variable("GRPC_SERVER_CERT_PATH")},
+                                                            .key = {.path = Variable("GRPC_SERVER_KEY_PATH")},
+                                                            .ca = {.path = Variable("GRPC_CLIENT_CA_CERT_PATH")}}},
+                                                 Clock::System(), metrics);
+  if (!identity) return 2;
+  (*identity)->Watch(background);
+  std::cout << "starts=" << counted->integer << std::endl;
+  auto admin = http::MakeAdminServer(
+      runtime, {.address = "127.0.0.1", .port = std::stoi(Variable("NOVA_ADMIN_PORT"))},
+      {.scrape = [] { return std::string(); },
+       .readiness = [] { return http::Readiness{.ok = true, .json = "{}"}; },
+       .status = [&] { return tls::AddCertificates("{}", {tls::Describe("server", **identity)}); }});
   if (!admin->Start()) return 1;
   pollfd wait{.fd = signals.descriptor(), .events = POLLIN, .revents = 0};
   while (!signals.received()) ::poll(&wait, 1, -1);
-  return admin->Stop(1s).ok() ? 0 : 1;
+  const bool stopped = admin->Stop(1s).ok();
+  return background.Stop(1s).ok() && stopped ? 0 : 1;
 }
 
 class StackTest : public ::testing::Test {
@@ -400,6 +416,100 @@ TEST_F(StackTest, RenewsCertificatesBeforeTheyEndAndTheServersPresentTheNewOnes)
   const std::string before = SerialOf(RedisCertificate(topology.redis_port).get());
   EXPECT_TRUE(Eventually([&] { return SerialOf(RedisCertificate(topology.redis_port).get()) != before; }));
   for (const char* name : {"postgres", "pgbouncer", "redis"}) EXPECT_EQ(ComponentOf(name).restarts, 0) << name;
+}
+
+TEST_F(StackTest, AnyReplacedLeafIsServedAndOneAboutToEndIsRenewedAtOnce) {
+  StartUp();
+  ASSERT_TRUE(IsUp()) << Output();
+  const config::Topology topology = TestTopology(port_base_);
+  const RotationConfig rotation{.data_dir = layout_.root, .principals = topology.principals};
+  for (const char* principal : {"postgres", "pgbouncer", "redis", "identity"}) {
+    const auto shortened = ShortenLeaf(rotation, principal, 5s);
+    ASSERT_TRUE(shortened) << shortened.error().ToString();
+    UseProbe probe;
+    const ComponentState component = ComponentOf(principal);
+    EXPECT_TRUE(Eventually([&] {
+      const ProcessCertificates seen = probe.Ask(component);
+      return seen.Has(ReadFromDisk(layout_.certificate(principal))) &&
+             seen.certificates.front().leaf.not_after > Clock::System().WallNow() + 1h;
+    })) << principal;
+  }
+  for (const ComponentStatus& component : Status().components) EXPECT_EQ(component.state.restarts, 0);
+}
+
+TEST_F(StackTest, LeavesAndAuthorityAreReplacedUnderIt) {
+  StartUp();
+  ASSERT_TRUE(IsUp()) << Output();
+  const config::Topology topology = TestTopology(port_base_);
+  RotationConfig rotation{.data_dir = layout_.root, .principals = topology.principals};
+  const auto ports = std::to_array({topology.postgres_port, topology.pgbouncer_port});
+  const fs::path ca = layout_.authority() / "ca.crt";
+  const fs::path former = parent_ / "former.crt";
+  fs::copy_file(ca, former);
+  const std::string before = PresentedSerial(ports[0], ca);
+  auto report = RotateLeaves(rotation);
+  ASSERT_TRUE(report) << report.error().ToString();
+  EXPECT_TRUE(report->live);
+  EXPECT_EQ(report->principals.size(), 6U);
+  EXPECT_NE(PresentedSerial(ports[0], ca), before);
+
+  // A process that hangs stops it where everybody trusts everybody; the next run goes on.
+  const pid_t user = ComponentOf("user").pid;
+  ASSERT_EQ(::kill(user, SIGSTOP), 0);
+  rotation.take_up_limit = 5s;
+  report = RotateAuthority(rotation);
+  ASSERT_EQ(::kill(user, SIGCONT), 0);
+  ASSERT_FALSE(report);
+  EXPECT_EQ(report.error().code(), Code::kDeadlineExceeded);
+  EXPECT_NE(report.error().message().find("user has not taken up"), std::string::npos) << report.error().message();
+  EXPECT_NE(report.error().message().find(layout_.log("user").string()), std::string::npos);
+  EXPECT_NE(PresentedSerial(ports[0], former), "");
+
+  rotation.take_up_limit = RotationConfig::kTakeUpLimit;
+  report = RotateAuthority(rotation);
+  ASSERT_TRUE(report) << report.error().ToString();
+  EXPECT_TRUE(report->continued);
+  const auto view = ViewCertificates(rotation);
+  ASSERT_TRUE(view);
+  ASSERT_EQ(view->processes.size(), 5U);
+  for (const auto& process : view->processes) EXPECT_TRUE(process.current) << process.seen.component.name;
+  for (const int port : ports) {
+    EXPECT_NE(PresentedSerial(port, ca), "") << port;
+    EXPECT_EQ(PresentedSerial(port, former), "") << port;
+  }
+  // PgBouncer verifies PostgreSQL with the new one, too: over a connection that it has to make anew.
+  const auto target = [&](int port, std::string user_name) {
+    return SqlTarget{.port = port,
+                     .database = "identity",
+                     .user = user_name,
+                     .password = Secret<>(*ReadFile(layout_.password(user_name))),
+                     .ca_file = ca};
+  };
+  auto direct = SqlConnection::Open(target(topology.postgres_port, std::string(kSuperuser)));
+  ASSERT_TRUE(direct) << direct.error().ToString();
+  ASSERT_TRUE(direct->Execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'identity'"));
+  auto pooled = SqlConnection::Open(target(topology.pgbouncer_port, "identity"));
+  ASSERT_TRUE(pooled) << pooled.error().ToString();
+  const auto rows = pooled->Execute("SELECT 1 AS one");
+  EXPECT_TRUE(rows) << rows.error().ToString();
+  for (const ComponentStatus& component : Status().components) EXPECT_EQ(component.state.restarts, 0);
+}
+
+TEST_F(StackTest, AnAuthorityThatSomebodyWorksOnIsWaitedForAndTheRenewalComesLater) {
+  StartUp();
+  ASSERT_TRUE(IsUp()) << Output();
+  const std::string before = ReadFromDisk(layout_.certificate("operator")).leaf.serial;
+  {
+    auto authority = tls::Authority::Load(layout_.authority(), Clock::System());
+    ASSERT_TRUE(authority) << authority.error().ToString();
+    ASSERT_TRUE(authority->Issue({.principal = "operator", .lifetime = 5s}, layout_.certificate("operator")));
+    EXPECT_TRUE(Eventually([&] { return OutputHas("certificates are not renewed; it is tried again"); })) << Output();
+    EXPECT_EQ(FileLock::IsHeld(layout_.lock()), true);
+  }
+  EXPECT_TRUE(Eventually([&] {
+    const CertificateOnDisk now = ReadFromDisk(layout_.certificate("operator"));
+    return now.leaf.serial != before && now.leaf.not_after > Clock::System().WallNow() + 1h;
+  })) << Output();
 }
 
 TEST_F(StackTest, ATakenPortIsNamedBeforeAnythingStarts) {

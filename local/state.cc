@@ -63,6 +63,7 @@ Result<void> WriteState(const Layout& layout, const StackState& state) {
                       {"supervisor", state.supervisor},
                       {"port_base", state.port_base},
                       {"started_at_ms", state.started_at_ms},
+                      {"leaf_lifetime_s", state.leaf_lifetime.count()},
                       {"components", std::move(components)}};
   // It says nothing about a machine that has crashed since, so it need not survive that.
   return WriteFile(layout.state(), json::serialize(object) + "\n", {.mode = 0644, .durable = false});
@@ -78,6 +79,7 @@ Result<StackState> ReadState(const Layout& layout) {
                    .supervisor = static_cast<pid_t>(Integer(object, "supervisor")),
                    .port_base = static_cast<int>(Integer(object, "port_base")),
                    .started_at_ms = Integer(object, "started_at_ms"),
+                   .leaf_lifetime = std::chrono::seconds(Integer(object, "leaf_lifetime_s")),
                    .components = {}};
   const json::value* components = object.if_contains("components");
   if (components == nullptr || !components->is_array()) return state;

@@ -1,6 +1,7 @@
 // What runs in a data folder, as its supervisor writes it down for `nova status` and `nova down`.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -41,6 +42,8 @@ struct StackState {
   pid_t supervisor = 0;
   int port_base = 0;
   std::int64_t started_at_ms = 0;
+  // What its certificates are issued for.
+  std::chrono::seconds leaf_lifetime{0};
   std::vector<ComponentState> components;  // in start order
 };
 

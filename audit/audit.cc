@@ -6,7 +6,10 @@
 #include "audit/database_probe.h"
 #include "audit/fault_probe.h"
 #include "audit/grpc_probe.h"
+#include "audit/peer_probe.h"
+#include "audit/rotation_probe.h"
 #include "audit/tcp.h"
+#include "audit/wire_probe.h"
 
 namespace nova::audit {
 namespace {
@@ -64,9 +67,13 @@ Result<std::vector<Row>> Run(runtime::Runtime& runtime, const AuditConfig& confi
     return InvalidArgument("--only: there is no promise '" + config.only + "'; the promises are " + Join(promises));
   NOVA_TRY(Reach(runtime, config));
   NOVA_TRY(const auto grpc, GrpcProbe::Create(runtime, config));
+  PeerProbe peers(runtime, config, *grpc);
+  WireProbe wire(config, *grpc);
+  RotationProbe rotations(runtime, config);
   DatabaseProbe database(runtime, config);
   FaultProbe faults(runtime, config);
-  Stack stack{.grpc = *grpc, .database = database, .faults = faults};
+  Stack stack{
+      .grpc = *grpc, .peers = peers, .wire = wire, .rotations = rotations, .database = database, .faults = faults};
   return RunChecks(AllChecks(), stack, config);
 }
 

@@ -8,6 +8,8 @@
 //   return ExitCode(rows);
 #pragma once
 
+#include <chrono>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -55,9 +57,20 @@ struct AuditConfig {
   // What was decided: the connection budget of each service, the replicas.
   config::Topology topology = {};
 
+  // The directory of the authority that signed the stack's certificates, to make bad ones with. Empty: not at hand.
+  std::filesystem::path authority = {};
+  // Calls of every kind to every service, as a person would make them, until they are over.
+  std::function<Result<void>()> demo = {};
+  // Replace every leaf, or the authority and then every leaf; both return when every process of the stack uses what is
+  // new, and the authority's when nobody trusts the former one.
+  std::function<Result<void>()> rotate_leaves = {};
+  std::function<Result<void>()> rotate_authority = {};
+  // Gives the service a leaf that is about to end, in place of its own.
+  std::function<Result<void>(const std::string& service, std::chrono::seconds left)> shorten_leaf = {};
+
   // One promise, or empty for all.
   std::string only = {};
-  // Run the checks that inject faults and load, too. That takes a minute.
+  // Run the checks that inject faults and load, too. That takes two minutes.
   bool faults = false;
   bool json = false;
   // Told what is being done, for people who wait.
@@ -73,10 +86,10 @@ struct AuditConfig {
 // The settings of the command line; the rest of the struct says how the stack is reached and is the caller's.
 void Bind(config::Config& config, AuditConfig& audit);
 
-// Measures. Takes some seconds, with faults a minute more; to be called from a thread that is not the runtime's. A part
-// that does not answer is a finding. Errors: INVALID_ARGUMENT for an unknown promise, listing the promises; UNAVAILABLE
-// if nothing of the stack answers, naming what was tried and the remedy; those of IdentityPublisher::Create if the
-// audit's certificate is not usable.
+// Measures. Takes some seconds, with faults two minutes more; to be called from a thread that is not the runtime's. A
+// part that does not answer is a finding. Errors: INVALID_ARGUMENT for an unknown promise, listing the promises;
+// UNAVAILABLE if nothing of the stack answers, naming what was tried and the remedy; those of IdentityPublisher::Create
+// if the audit's certificate is not usable.
 Result<std::vector<Row>> Run(runtime::Runtime& runtime, const AuditConfig& config);
 
 }  // namespace nova::audit

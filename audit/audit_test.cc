@@ -80,9 +80,17 @@ class ChecksTest : public ::testing::Test {
   runtime::Runtime runtime_;
   AuditConfig config_ = DeadStack();
   std::unique_ptr<GrpcProbe> grpc_ = MakeGrpcProbe();
+  PeerProbe peers_{runtime_, config_, *grpc_};
+  WireProbe wire_{config_, *grpc_};
+  RotationProbe rotations_{runtime_, config_};
   DatabaseProbe database_{runtime_, config_};
   FaultProbe faults_{runtime_, config_};
-  Stack stack_{.grpc = *grpc_, .database = database_, .faults = faults_};
+  Stack stack_{.grpc = *grpc_,
+               .peers = peers_,
+               .wire = wire_,
+               .rotations = rotations_,
+               .database = database_,
+               .faults = faults_};
 
   std::vector<Row> Run(std::span<const Check> checks, const std::string& only, bool faults) {
     AuditConfig config = config_;

@@ -11,13 +11,19 @@
 #include "audit/fault_probe.h"
 #include "audit/finding.h"
 #include "audit/grpc_probe.h"
+#include "audit/peer_probe.h"
 #include "audit/report.h"
+#include "audit/rotation_probe.h"
+#include "audit/wire_probe.h"
 
 namespace nova::audit {
 
 // What checks measure.
 struct Stack {
   GrpcProbe& grpc;
+  PeerProbe& peers;
+  WireProbe& wire;
+  RotationProbe& rotations;
   DatabaseProbe& database;
   FaultProbe& faults;
 };

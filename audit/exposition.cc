@@ -23,6 +23,13 @@ std::optional<double> ToNumber(std::string_view text) {
 
 }  // namespace
 
+bool Exposition::Carries(const Sample& sample, const Labels& labels) {
+  return std::ranges::all_of(labels, [&sample](const auto& label) {
+    const auto found = sample.labels.find(label.first);
+    return found != sample.labels.end() && found->second == label.second;
+  });
+}
+
 Result<Exposition> Exposition::Parse(std::string_view text) {
   Exposition parsed;
   while (!text.empty()) {
@@ -76,14 +83,20 @@ Result<Exposition::Sample> Exposition::ParseSample(std::string_view line) {
 std::optional<double> Exposition::Sum(std::string_view name, const Labels& labels) const {
   std::optional<double> sum;
   for (const Sample& sample : samples_) {
-    if (sample.name != name) continue;
-    const bool carries = std::ranges::all_of(labels, [&sample](const auto& label) {
-      const auto found = sample.labels.find(label.first);
-      return found != sample.labels.end() && found->second == label.second;
-    });
-    if (carries) sum = sum.value_or(0) + sample.value;
+    if (sample.name == name && Carries(sample, labels)) sum = sum.value_or(0) + sample.value;
   }
   return sum;
+}
+
+Exposition::Histogram Exposition::HistogramOf(std::string_view name, const Labels& labels) const {
+  const std::string bucket = std::string(name) + "_bucket";
+  Histogram histogram;
+  for (const Sample& sample : samples_) {
+    const auto edge = sample.labels.find("le");
+    if (sample.name != bucket || edge == sample.labels.end() || !Carries(sample, labels)) continue;
+    if (const auto number = ToNumber(edge->second)) histogram[*number] += sample.value;
+  }
+  return histogram;
 }
 
 std::set<std::string> Exposition::Values(std::string_view prefix, const std::string& label) const {
@@ -93,6 +106,21 @@ std::set<std::string> Exposition::Values(std::string_view prefix, const std::str
     if (sample.name.starts_with(prefix) && found != sample.labels.end()) values.insert(found->second);
   }
   return values;
+}
+
+Exposition::Histogram Growth(const Exposition::Histogram& last, const Exposition::Histogram& first) {
+  Exposition::Histogram growth = last;
+  for (auto& [edge, count] : growth) {
+    const auto before = first.find(edge);
+    if (before != first.end()) count -= before->second;
+  }
+  return growth;
+}
+
+std::optional<double> UpperBound(const Exposition::Histogram& histogram, double fraction) {
+  if (histogram.empty() || histogram.rbegin()->second <= 0) return std::nullopt;
+  const double enough = fraction * histogram.rbegin()->second;
+  return std::ranges::find_if(histogram, [enough](const auto& bucket) { return bucket.second >= enough; })->first;
 }
 
 std::set<std::string> DependenciesOf(const Exposition& process) { return process.Values("nova_", kDependency); }

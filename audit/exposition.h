@@ -25,6 +25,10 @@ class Exposition {
 
   // The sum of the samples of `name` that carry at least these labels; nothing if there is none.
   std::optional<double> Sum(std::string_view name, const Labels& labels) const;
+  // How many observations of the histogram `name` were not above each edge: the buckets that carry at least these
+  // labels, added up by edge, the last of which is infinite. Empty if there is none.
+  using Histogram = std::map<double, double>;
+  Histogram HistogramOf(std::string_view name, const Labels& labels) const;
   // The values that `label` has on any metric whose name begins with `prefix`.
   std::set<std::string> Values(std::string_view prefix, const std::string& label) const;
 
@@ -35,9 +39,15 @@ class Exposition {
     double value = 0;
   };
   static Result<Sample> ParseSample(std::string_view line);
+  static bool Carries(const Sample& sample, const Labels& labels);
 
   std::vector<Sample> samples_;
 };
+
+// What was observed between two looks at a histogram.
+Exposition::Histogram Growth(const Exposition::Histogram& last, const Exposition::Histogram& first);
+// The lowest edge that `fraction` of the observations are not above; nothing if there are none.
+std::optional<double> UpperBound(const Exposition::Histogram& histogram, double fraction);
 
 // --- What a process says about its dependencies (nova/resilience/dependency.h). ---
 

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <limits>
 
 #include "nova/resilience/dependency.h"
 #include "nova/telemetry/metrics.h"
@@ -88,6 +89,24 @@ TEST(Exposition, MissesThePoliciesThatAreNotThere) {
     EXPECT_FALSE(HasBulkhead(scraped, name)) << name;
     EXPECT_FALSE(BreakerIsClosed(scraped, name)) << name;
   }
+}
+
+TEST(Exposition, AHistogramTellsWhatAFractionIsNotAbove) {
+  const auto times = [](const std::string& text) { return Parsed(text).HistogramOf("h", {{"side", "server"}}); };
+  const auto first = times(
+      "h_bucket{side=\"server\",le=\"0.005\"} 10\nh_bucket{side=\"server\",le=\"0.01\"} 10\n"
+      "h_bucket{side=\"server\",le=\"+Inf\"} 12\nh_bucket{side=\"client\",le=\"0.005\"} 7\nh_count{side=\"server\"} "
+      "12\n");
+  const auto last = times(
+      "h_bucket{side=\"server\",le=\"0.005\"} 104\nh_bucket{side=\"server\",le=\"0.01\"} 108\n"
+      "h_bucket{side=\"server\",le=\"+Inf\"} 112\n");
+  const auto growth = Growth(last, first);
+  EXPECT_EQ(growth.rbegin()->second, 100);
+  EXPECT_EQ(UpperBound(growth, 0.94), 0.005);
+  EXPECT_EQ(UpperBound(growth, 0.95), 0.01);
+  EXPECT_EQ(UpperBound(growth, 0.99), std::numeric_limits<double>::infinity());
+  EXPECT_EQ(UpperBound(Growth(last, last), 0.95), std::nullopt);
+  EXPECT_EQ(UpperBound({}, 0.95), std::nullopt);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <set>
 
+#include "audit/pace.h"
 #include "audit/stall.h"
 #include "audit/tcp.h"
 
@@ -40,8 +41,6 @@ constexpr Duration kReadyLimit = seconds(10);
 // A call with the default policies ends by them, long before this.
 constexpr Duration kPatience = seconds(30);
 constexpr Duration kTimeoutSlack = milliseconds(250);
-constexpr Duration kAskLimit = seconds(2);
-constexpr Duration kLookAgain = milliseconds(25);
 constexpr Duration kCloseLimit = seconds(5);
 // For what is cancelled in the background: a PostgreSQL connection, a Redis reply.
 constexpr Duration kDrainLimit = seconds(5);
@@ -96,6 +95,7 @@ void AddUp(Callers::Seen& sum, const Callers::Seen& seen, const std::string& nam
 FaultProbe::FaultProbe(runtime::Runtime& runtime, const AuditConfig& config)
     : runtime_(runtime),
       config_(config),
+      scraper_(runtime, config),
       pool_(runtime, metrics_, database_, OneConnection(config.pooled)),
       redis_(runtime, metrics_, cache_, OneConnection(config.redis)) {}
 
@@ -105,30 +105,13 @@ FaultProbe::~FaultProbe() {
   (void)redis_.Close(kCloseLimit);
 }
 
-void FaultProbe::Say(const std::string& what) const {
-  if (config_.progress) config_.progress(what);
-}
-
-bool FaultProbe::AwaitCondition(Duration limit, const std::function<bool()>& condition) {
-  const SteadyTime end = Clock::System().Now() + limit;
-  while (!condition()) {
-    if (interrupted() || Clock::System().Now() >= end) return false;
-    (void)runtime_.RunBlocking<void>(Duration::max(), [](Call& call) { return runtime::Sleep(call, kLookAgain); });
-  }
-  return true;
-}
-
 // --- What services say. ---
 
 Result<Exposition> FaultProbe::Scrape(const std::string& process) {
   if (process.empty()) return Exposition::Parse((*traffic_)->get()->ScrapeOfDefault());
   const auto service = std::ranges::find(config_.services, process, &ServiceTarget::name);
   if (service == config_.services.end()) return FailedPrecondition("there is no service '" + process + "'");
-  NOVA_TRY(const HostPort admin, ParseTarget(service->admin_target));
-  const auto answer = runtime_.RunBlocking<http::Response>(
-      kAskLimit, [&](Call& call) { return http_.Get(call, admin.host, admin.port, "/metrics"); });
-  if (!answer) return Error(answer.error()).WithContext("/metrics of " + process);
-  return Exposition::Parse(answer->body);
+  return scraper_.Scrape(*service);
 }
 
 Result<FaultProbe::Scrapes> FaultProbe::ScrapeAllBut(const std::string& process) {
@@ -183,7 +166,7 @@ Task<void> FaultProbe::AskLiveness(Call& call, std::string target) {
 
 Result<FaultProbe::Plan> FaultProbe::PlanOf(Part part) {
   if (!traffic_) {
-    Say("signing up a user for the audit");
+    Say(config_, "signing up a user for the audit");
     traffic_ = Traffic::Create(runtime_, config_);
   }
   if (!*traffic_) return Error(traffic_->error()).WithContext("signing up a user for the audit");
@@ -256,10 +239,10 @@ Result<FaultProbe::Plan> FaultProbe::PlanOf(Part part) {
 
 Result<void> FaultProbe::AwaitWork(const Work& work) {
   Result<void> last = Error();
-  const bool ready =
-      AwaitCondition(kReadyLimit, [&] { return (last = runtime_.RunBlocking<void>(kDeadline, work.work)).ok(); });
+  const bool ready = AwaitCondition(runtime_, config_, kReadyLimit,
+                                    [&] { return (last = runtime_.RunBlocking<void>(kDeadline, work.work)).ok(); });
   if (ready) return Ok();
-  if (interrupted()) return Cancelled("interrupted");
+  if (IsInterrupted(config_)) return Cancelled("interrupted");
   return Error(last.error()).WithContext("before the fault: " + work.name);
 }
 
@@ -275,7 +258,7 @@ Result<FaultProbe::Observed> FaultProbe::Stall(const Plan& plan) {
     const auto scraped = Scrape(breaker.process);
     return scraped && BreakerIsClosed(*scraped, breaker.dependency);
   };
-  if (!AwaitCondition(kReadyLimit, [&] { return std::ranges::all_of(plan.breakers, closed); }))
+  if (!AwaitCondition(runtime_, config_, kReadyLimit, [&] { return std::ranges::all_of(plan.breakers, closed); }))
     return FailedPrecondition("a breaker for " + plan.name + " is not closed before the fault");
   NOVA_TRY(const Scrapes before, ScrapeAllBut(plan.process));
   std::vector<double> opened_before;
@@ -286,7 +269,7 @@ Result<FaultProbe::Observed> FaultProbe::Stall(const Plan& plan) {
     observed.breakers.push_back({.name = breaker.Name()});
   }
 
-  Say("stalling " + plan.name);
+  Say(config_, "stalling " + plan.name);
   // From here on every way out lets it go on.
   NOVA_TRY(audit::Stall stall, audit::Stall::Begin(*target));
   observed.processes = stall.size();
@@ -305,7 +288,7 @@ Result<FaultProbe::Observed> FaultProbe::Stall(const Plan& plan) {
         runtime_, Callers::Config{.deadline = kOtherDeadline, .pause = kOtherPause}, work.work));
 
   // Every user has waited for one deadline, every breaker has opened, and the default timeout has passed.
-  const bool waited = AwaitCondition(kOpenLimit, [&] {
+  const bool waited = AwaitCondition(runtime_, config_, kOpenLimit, [&] {
     bool all_seen = true;
     for (std::size_t i = 0; i < plan.breakers.size(); ++i) {
       auto& opened = observed.breakers[i].opened;
@@ -323,9 +306,9 @@ Result<FaultProbe::Observed> FaultProbe::Stall(const Plan& plan) {
 
   stall.End();
   const SteadyTime ended_at = Clock::System().Now();
-  if (!waited && interrupted()) return Cancelled("interrupted");
-  Say(plan.name + " goes on after " + FormatSeconds(ended_at - stalled_at) + " s");
-  (void)AwaitCondition(kBackLimit, [&] {
+  if (!waited && IsInterrupted(config_)) return Cancelled("interrupted");
+  Say(config_, plan.name + " goes on after " + FormatSeconds(ended_at - stalled_at) + " s");
+  (void)AwaitCondition(runtime_, config_, kBackLimit, [&] {
     bool all_back = true;
     for (std::size_t i = 0; i < plan.breakers.size(); ++i) {
       auto& back = observed.breakers[i].closed;
@@ -346,7 +329,7 @@ Result<FaultProbe::Observed> FaultProbe::Stall(const Plan& plan) {
   });
   for (std::size_t i = 0; i < affected.size(); ++i)
     AddUp(observed.affected, affected[i]->Stop(), plan.affected[i].name);
-  if (interrupted()) return Cancelled("interrupted");
+  if (IsInterrupted(config_)) return Cancelled("interrupted");
 
   NOVA_TRY(const Scrapes after, ScrapeAllBut(plan.process));
   if (!plan.asker.empty())
@@ -461,7 +444,7 @@ Finding FaultProbe::PermitsLeft() {
   std::string problem;
   double left = 0;
   std::string note;
-  (void)AwaitCondition(kDrainLimit, [&] {
+  (void)AwaitCondition(runtime_, config_, kDrainLimit, [&] {
     problem.clear();
     note.clear();
     left = 0;

@@ -16,6 +16,7 @@
 #include "audit/callers.h"
 #include "audit/exposition.h"
 #include "audit/finding.h"
+#include "audit/scraper.h"
 #include "audit/traffic.h"
 #include "nova/http/client.h"
 #include "nova/postgres/pool.h"
@@ -104,7 +105,7 @@ class FaultProbe {
     // Calls of the asker that its deadline has ended; nothing if there is no asker.
     std::optional<double> asked_in_vain;
   };
-  using Scrapes = std::map<std::string, Exposition>;  // by process
+  using Scrapes = Scraper::Scrapes;
 
   // What was seen, made the first time.
   const Result<Observed>& SeenOf(Part part);
@@ -121,13 +122,10 @@ class FaultProbe {
   runtime::Task<void> AskLiveness(runtime::Call& call, std::string target);
   // Until it is OK.
   Result<void> AwaitWork(const Work& work);
-  // Returns once `condition` holds, or `limit` has passed, or somebody wants the audit to end: then false.
-  bool AwaitCondition(Duration limit, const std::function<bool()>& condition);
-  bool interrupted() const { return config_.interrupted && config_.interrupted(); }
-  void Say(const std::string& what) const;
 
   runtime::Runtime& runtime_;
   const AuditConfig& config_;
+  Scraper scraper_;
   telemetry::Metrics metrics_;  // nobody scrapes them
   resilience::HttpDependency admin_ports_{"admin_ports", metrics_, resilience::ForProbes(resilience::Kind::kHttp)};
   http::Client http_{admin_ports_};

@@ -2,7 +2,6 @@
 // the stack answer, to whom, and how fast.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,6 +10,8 @@
 #include "api/health/v1/health.nova.h"
 #include "audit/audit.h"
 #include "audit/finding.h"
+#include "audit/scraper.h"
+#include "audit/verdict.h"
 #include "nova/health/monitor.h"
 #include "nova/resilience/dependency.h"
 #include "nova/rpc/server.h"
@@ -34,25 +35,28 @@ class GrpcProbe {
   GrpcProbe(const GrpcProbe&) = delete;
   GrpcProbe& operator=(const GrpcProbe&) = delete;
 
-  Finding PlaintextRefused();
-  Finding NoCertificateRefused();
-  Finding ForeignAuthorityRefused();
+  // A client that means another service is not deceived by this one.
   Finding WrongNameRefused();
 
-  // Both from one run, which the first of them makes.
+  // All from one run, which the first of them makes.
   Finding HandshakeP95();
   Finding HandshakeOverPlaintext();
+  Finding HandshakeAsServersSaw();
 
   Finding ProcessServing();
   Finding ServicesServing();
   Finding WatchAnswers();
   Finding AdminAnswers();
 
+  // --- For other probes. ---
+
+  // OK if the service answers a call with the audit's certificate, over a connection of its own.
+  Result<void> AnswersAudit(const ServiceTarget& service);
+  // The same of the plaintext control, without TLS.
+  Result<void> ControlAnswers();
+  const std::string& control_target() const { return control_target_; }
+
  private:
-  struct Verdict {
-    Row::Status status;
-    std::string note;
-  };
   struct Handshakes {
     struct OfService {
       std::string name;
@@ -63,13 +67,13 @@ class GrpcProbe {
 
     std::vector<OfService> services;
     std::vector<Duration> plaintext;
+    // Before and after.
+    Result<Scraper::Scrapes> scraped_first;
+    Result<Scraper::Scrapes> scraped_last;
   };
 
   GrpcProbe(runtime::Runtime& runtime, const AuditConfig& config);
   Result<void> Start();
-
-  // One verdict on each service makes one finding: "n of m" that pass, and the notes of those that do not.
-  Finding OnEveryService(const std::function<Verdict(const ServiceTarget&)>& judge);
 
   // The health of `service` as `principal` at `target` says, over a connection of its own.
   runtime::Task<grpc::health::v1::HealthCheckResponse> Check(runtime::Call& call, const tls::ChannelIdentity& identity,
@@ -84,25 +88,19 @@ class GrpcProbe {
                                         std::string principal, std::string target);
   runtime::Task<Handshakes> MeasureHandshakes(runtime::Call& call);
   const Result<Handshakes>& MeasuredHandshakes();
-  // What a port said to a client that it must refuse: empty if it refused, an error if it could not be asked. An answer
-  // is a failure at once; a refusal counts only from a port that answers the audit's own certificate meanwhile.
-  Verdict JudgeRefusal(const ServiceTarget& service, const Result<std::string>& answer);
-  // To plaintext HTTP/2. Refused: nothing or a TLS alert, then the end of the connection.
-  Result<std::string> AnswerToPlaintext(const std::string& principal, const std::string& target);
-  // To `credentials` that are not the audit's. Refused: no further than the handshake.
-  Result<std::string> AnswerTo(const std::shared_ptr<grpc::ChannelCredentials>& credentials,
-                               const ServiceTarget& service);
   Finding ServingAs(bool by_service_name);
 
   runtime::Runtime& runtime_;
   const AuditConfig& config_;
+  Scraper scraper_;
   telemetry::Metrics metrics_;  // of the client stacks; nobody scrapes them
   resilience::PeerDependency services_{"services", metrics_, resilience::ForProbes(resilience::Kind::kPeer)};
   resilience::HttpDependency admin_ports_{"admin_ports", metrics_, resilience::ForProbes(resilience::Kind::kHttp)};
+  // Follows the rotations that happen meanwhile.
   std::unique_ptr<tls::IdentityPublisher> publisher_;
   std::optional<tls::ChannelIdentity> identity_;
-  // The plaintext control.
   runtime::Scope scope_;
+  // The plaintext control.
   health::Monitor monitor_;
   rpc::Server control_;
   std::string control_target_;

@@ -15,6 +15,8 @@ using Status = Row::Status;
 
 // Of what stands below a row; an ordinary terminal is wide enough for the figures above it.
 constexpr std::size_t kHowWidth = 100;
+// Shorter repetitions are easier to read than a reference.
+constexpr std::size_t kRepetitionMin = 80;
 
 constexpr std::string_view kReset = "\033[0m";
 constexpr std::string_view kDim = "\033[2m";
@@ -75,6 +77,18 @@ std::vector<std::string> Wrapped(std::string_view text) {
   return lines;
 }
 
+// What a row shares with the row above it is said once: whole parts of it, for people who read down the table.
+std::string WithoutRepetition(std::string_view how, std::string_view above) {
+  constexpr std::string_view kEnd = "; ";
+  // Ends of parts are compared as well, so that half a part is never taken for a whole one.
+  const std::string mine = std::string(how).append(kEnd);
+  const std::string theirs = std::string(above).append(kEnd);
+  const auto same = static_cast<std::size_t>(std::ranges::mismatch(mine, theirs).in1 - mine.begin());
+  const std::size_t end = std::string_view(mine).substr(0, same).rfind(kEnd);
+  if (end == std::string_view::npos || end < kRepetitionMin) return std::string(how);
+  return "as above" + std::string(how.substr(end));
+}
+
 }  // namespace
 
 std::string ToJson(std::span<const Row> rows) {
@@ -102,10 +116,13 @@ std::string ToTable(std::span<const Row> rows, bool colour) {
 
   std::string text = Painted(Aligned(heading, widths) + "STATUS", kBold, colour) + "\n";
   const std::string indent(widths[0] + 2, ' ');
+  std::string_view above;
   for (const Row& row : rows) {
     const StatusText status = TextOf(row.status);
     text += Aligned(CellsOf(row), widths) + Painted(status.table, status.colour, colour) + "\n";
-    for (const std::string& line : Wrapped(row.how)) text += indent + Painted(line, kDim, colour) + "\n";
+    for (const std::string& line : Wrapped(WithoutRepetition(row.how, above)))
+      text += indent + Painted(line, kDim, colour) + "\n";
+    above = row.how;
   }
   return text + Summary(rows) + "\n";
 }

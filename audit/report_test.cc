@@ -58,6 +58,23 @@ TEST(Report, ALongExplanationIsWrappedAtWords) {
                                               std::string(120, 'c') + "\n         d\n1 passed"));
 }
 
+TEST(Report, WhatTheRowAboveSaysIsNotRepeated) {
+  std::vector<Row> rows = SomeRows();
+  const std::string method(90, 'm');
+  rows[0].how = method + "; 1 under expired";
+  rows[1].how = method + "; 1 under plaintext";
+  rows[2].how = method;
+  const std::string table = ToTable(rows, false);
+  EXPECT_THAT(table, HasSubstr(method + "; 1 under\n         expired\n"));
+  EXPECT_THAT(table, HasSubstr("\n         as above; 1 under plaintext\n"));
+  EXPECT_THAT(table, HasSubstr("\n         as above\n"));
+  // Half a part is not the same part.
+  rows[1].how = method + "; 1 under expiring";
+  EXPECT_THAT(ToTable(rows, false), HasSubstr("as above; 1 under expiring"));
+  rows[1].how = method + "more";
+  EXPECT_THAT(ToTable(rows, false), HasSubstr(method + "more\n"));
+}
+
 TEST(Report, ColourIsForTerminalsOnly) {
   EXPECT_THAT(ToTable(SomeRows(), true), HasSubstr("\033[31mFAIL\033[0m"));
   EXPECT_THAT(ToTable(SomeRows(), false), Not(HasSubstr("\033")));

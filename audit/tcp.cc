@@ -1,9 +1,7 @@
 #include "audit/tcp.h"
 
-#include <boost/asio/buffer.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/redirect_error.hpp>
-#include <boost/asio/write.hpp>
 #include <charconv>
 #include <vector>
 
@@ -45,22 +43,6 @@ Task<Endpoints> Resolve(Call& call, const HostPort& target) {
   co_return endpoints;
 }
 
-// Whoever calls it closes `socket` when the call ends.
-Task<void> Open(Call& call, const HostPort& target, tcp::socket& socket) {
-  NOVA_CO_TRY(const Endpoints endpoints, co_await Resolve(call, target));
-  error_code error = asio::error::host_not_found;
-  for (const tcp::endpoint& endpoint : endpoints) {
-    NOVA_CO_TRY(call.Check());
-    error_code ignored;
-    socket.close(ignored);
-    co_await socket.async_connect(endpoint, asio::redirect_error(use_task, error));
-    if (!error) break;
-  }
-  NOVA_CO_TRY(call.Check());
-  if (error) co_return NotReached(target, error);
-  co_return Ok();
-}
-
 }  // namespace
 
 Result<HostPort> ParseTarget(std::string_view target) {
@@ -79,6 +61,21 @@ Result<HostPort> ParseTarget(std::string_view target) {
   return parsed;
 }
 
+Task<void> Open(Call& call, const HostPort& target, tcp::socket& socket) {
+  NOVA_CO_TRY(const Endpoints endpoints, co_await Resolve(call, target));
+  error_code error = asio::error::host_not_found;
+  for (const tcp::endpoint& endpoint : endpoints) {
+    NOVA_CO_TRY(call.Check());
+    error_code ignored;
+    socket.close(ignored);
+    co_await socket.async_connect(endpoint, asio::redirect_error(use_task, error));
+    if (!error) break;
+  }
+  NOVA_CO_TRY(call.Check());
+  if (error) co_return NotReached(target, error);
+  co_return Ok();
+}
+
 Task<void> Connects(Call& call, HostPort target) {
   tcp::socket socket(call.strand());
   const CancelHook hook(call, [&](const Error&) {
@@ -86,36 +83,6 @@ Task<void> Connects(Call& call, HostPort target) {
     socket.close(ignored);
   });
   co_return co_await Open(call, target, socket);
-}
-
-Task<Answer> Converse(Call& parent, HostPort target, std::string bytes, Duration limit,
-                      std::function<bool(std::string_view said)> enough) {
-  tcp::socket socket(parent.strand());
-  const auto close = [&socket](const Error&) {
-    error_code ignored;
-    socket.close(ignored);
-  };
-  {
-    const CancelHook hook(parent, close);
-    NOVA_CO_TRY(co_await Open(parent, target, socket));
-  }
-  Call call(parent, limit);
-  const CancelHook hook(call, close);
-  Answer answer;
-  error_code error;
-  // A peer that refuses may close before everything is sent; what it said by then can still be read.
-  co_await asio::async_write(socket, asio::buffer(bytes), asio::redirect_error(use_task, error));
-  std::string buffer(kAnswerBytesMax, '\0');
-  while (answer.bytes.size() < kAnswerBytesMax) {
-    const std::size_t size = co_await socket.async_read_some(
-        asio::buffer(buffer.data(), kAnswerBytesMax - answer.bytes.size()), asio::redirect_error(use_task, error));
-    answer.bytes.append(buffer, 0, size);
-    if (error || enough(answer.bytes)) break;
-  }
-  NOVA_CO_TRY(parent.Check());
-  // A reset is a close as well; the end of our patience is not.
-  answer.closed = error && call.Check().ok();
-  co_return answer;
 }
 
 }  // namespace nova::audit

@@ -39,7 +39,7 @@ resilience::DependencyConfig PoliciesOfUsers() {
 }  // namespace
 
 Traffic::Traffic(runtime::Runtime& runtime, const AuditConfig& config)
-    : runtime_(runtime), config_(config), services_("services", metrics_, PoliciesOfUsers()) {}
+    : runtime_(runtime), config_(config), services_("services", metrics_, PoliciesOfUsers()), scope_(runtime) {}
 
 Result<std::unique_ptr<Traffic>> Traffic::Create(runtime::Runtime& runtime, const AuditConfig& config) {
   std::unique_ptr<Traffic> traffic(new Traffic(runtime, config));
@@ -48,10 +48,13 @@ Result<std::unique_ptr<Traffic>> Traffic::Create(runtime::Runtime& runtime, cons
 }
 
 Traffic::~Traffic() {
-  if (account_id_.empty()) return;
-  const auto deleted = runtime_.RunBlocking<void>(kDeleteLimit, [this](Call& call) { return DeleteAccount(call); });
-  if (!deleted)
-    telemetry::LogError("the audit's account was not deleted", {{"account", account_id_}, {"error", deleted.error()}});
+  if (!account_id_.empty()) {
+    const auto deleted = runtime_.RunBlocking<void>(kDeleteLimit, [this](Call& call) { return DeleteAccount(call); });
+    if (!deleted)
+      telemetry::LogError("the audit's account was not deleted",
+                          {{"account", account_id_}, {"error", deleted.error()}});
+  }
+  (void)scope_.Stop(kDeleteLimit);
 }
 
 Result<std::unique_ptr<rpc::Client>> Traffic::ClientOf(const std::string& service, telemetry::Metrics& metrics,
@@ -67,6 +70,7 @@ Result<void> Traffic::Start() {
   NOVA_TRY(publisher_,
            tls::IdentityPublisher::Create({.files = config_.user_identity.files(), .usage = tls::Usage::kClient},
                                           Clock::System(), metrics_));
+  publisher_->Watch(scope_);
   operator_.emplace(*publisher_);
   for (const ServiceTarget& service : config_.services) {
     NOVA_TRY(health_[service.name], ClientOf(service.name, metrics_, services_));

@@ -11,6 +11,7 @@
 #include "nova/resilience/dependency.h"
 #include "nova/rpc/client.h"
 #include "nova/runtime/runtime.h"
+#include "nova/runtime/scope.h"
 #include "nova/telemetry/metrics.h"
 #include "nova/tls/publisher.h"
 
@@ -68,6 +69,8 @@ class Traffic {
   resilience::PeerDependency services_;
   resilience::PeerDependency default_identity_{"identity", default_metrics_};
   resilience::PeerDependency long_identity_{"identity", long_metrics_};
+  // Follows the rotations that happen meanwhile.
+  runtime::Scope scope_;
   std::unique_ptr<tls::IdentityPublisher> publisher_;
   std::optional<tls::ChannelIdentity> operator_;
   std::map<std::string, std::unique_ptr<rpc::Client>> health_;

@@ -76,8 +76,6 @@ EXEMPTIONS = [
               "the sender of a connection begins with the first command of a batch, in no task; the pipeline joins it"),
     Exemption("local/redis_connection.cc", "hiredis",
               "the supervisor asks whether Redis is ready from its main thread, which no runtime serves"),
-    Exemption("audit/grpc_probe.cc", "stub",
-              "the audit calls as no client of the chassis can: in plaintext, without a certificate, with a foreign one"),
     Exemption("local/stack_pg_test.cc", "libpq",
               "looks at the certificate of a handshake, which no pool shows"),
 ]

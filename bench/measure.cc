@@ -1,7 +1,6 @@
 #include "bench/measure.h"
 
 #include <algorithm>
-#include <cmath>
 #include <fstream>
 #include <latch>
 #include <mutex>
@@ -58,16 +57,6 @@ void MakePostgresDurable(tests::PostgresFixture& postgres) {
 }
 
 }  // namespace
-
-double Median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
-
-double Percentile(const std::vector<double>& ascending, double fraction) {
-  const double rank = std::ceil(fraction * static_cast<double>(ascending.size()));
-  return ascending[static_cast<std::size_t>(std::max(rank, 1.0)) - 1];
-}
 
 void Throw(const Error& error) { throw std::runtime_error(error.ToString()); }
 

@@ -9,15 +9,11 @@
 #include <utility>
 #include <vector>
 
+#include "bench/statistics.h"
 #include "nova/base/result.h"
 #include "nova/runtime/runtime.h"
 
 namespace nova::bench {
-
-// Of values in any order. Precondition: there is one.
-double Median(std::vector<double> values);
-// The smallest value that at least `fraction` of all do not exceed. Precondition: ascending, and there is one.
-double Percentile(const std::vector<double>& ascending, double fraction);
 
 // A benchmark has nothing to fall back to: an error ends it.
 [[noreturn]] void Throw(const Error& error);

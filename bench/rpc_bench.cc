@@ -1,20 +1,20 @@
 // What does Nova's server stack cost? Unary echo over mTLS against a bare gRPC callback server, each server in a
 // process of its own, so that its CPU can be told from the client's. The servers take turns within every round; quote
 // the medians and the ratios, not one absolute figure: the machine's noise hits all of a round alike.
-#include <algorithm>
-#include <atomic>
 #include <boost/json.hpp>
-#include <chrono>
-#include <condition_variable>
 #include <cstdio>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/support/channel_arguments.h>
 #include <map>
-#include <mutex>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "bench/echo_load.h"
 #include "bench/rpc_servers.h"
 #include "bench/server_process.h"
+#include "bench/statistics.h"
 #include "nova/config/config.h"
 #include "tests/echo.grpc.pb.h"
 #include "tests/mtls_fixture.h"
@@ -29,85 +29,6 @@ struct Options {
   std::string server;
   std::string certificates;
 };
-
-struct Figures {
-  double rps = 0;
-  double p50_us = 0;
-  double p99_us = 0;
-  double cpu_us = 0;
-};
-
-// A closed loop: `in_flight` calls at any time, each answer starting the next.
-class Load {
- public:
-  Load(tests::EchoService::Stub& stub, int in_flight, int calls, std::uint32_t wait_us)
-      : stub_(stub), in_flight_(in_flight), calls_(calls) {
-    request_.set_text("sixteen bytes!!!");
-    request_.set_wait_us(wait_us);
-    latencies_us_.resize(static_cast<std::size_t>(calls));
-  }
-
-  Figures Run(const ServerProcess& server) {
-    const Seconds cpu_before = server.Cpu();
-    const auto begin = std::chrono::steady_clock::now();
-    for (int i = 0; i < std::min(in_flight_, calls_); ++i) Next();
-    {
-      std::unique_lock lock(mutex_);
-      ended_.wait(lock, [this] { return finished_ == calls_; });
-    }
-    const Seconds wall = std::chrono::steady_clock::now() - begin;
-    const Seconds cpu = server.Cpu() - cpu_before;
-    if (failed_ > 0) throw std::runtime_error(std::to_string(failed_) + " calls failed: " + failure_);
-    std::ranges::sort(latencies_us_);
-    return {.rps = calls_ / wall.count(),
-            .p50_us = latencies_us_[latencies_us_.size() / 2],
-            .p99_us = latencies_us_[latencies_us_.size() * 99 / 100],
-            .cpu_us = cpu.count() * 1e6 / calls_};
-  }
-
- private:
-  struct Attempt {
-    grpc::ClientContext context;
-    tests::EchoResponse response;
-    std::chrono::steady_clock::time_point begin = std::chrono::steady_clock::now();
-  };
-
-  void Next() {
-    const int index = started_.fetch_add(1);
-    if (index >= calls_) return;
-    auto* const attempt = new Attempt;
-    attempt->context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
-    stub_.async()->Echo(&attempt->context, &request_, &attempt->response, [this, attempt, index](grpc::Status status) {
-      const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - attempt->begin;
-      latencies_us_[static_cast<std::size_t>(index)] = took.count();
-      delete attempt;
-      Next();
-      std::lock_guard lock(mutex_);
-      if (!status.ok()) {
-        ++failed_;
-        failure_ = status.error_message();
-      }
-      if (++finished_ == calls_) ended_.notify_all();
-    });
-  }
-
-  tests::EchoService::Stub& stub_;
-  const int in_flight_;
-  const int calls_;
-  tests::EchoRequest request_;
-  std::atomic<int> started_ = 0;
-  std::vector<double> latencies_us_;
-  std::mutex mutex_;
-  std::condition_variable ended_;
-  int finished_ = 0;     // guarded by mutex_
-  int failed_ = 0;       // guarded by mutex_
-  std::string failure_;  // guarded by mutex_
-};
-
-double Median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
 
 struct Peer {
   std::string kind;
@@ -131,30 +52,31 @@ std::vector<Peer> StartPeers(tests::MtlsFixture& mtls) {
   return peers;
 }
 
-void PrintTable(const char* title, int in_flight, const std::map<std::string, std::vector<Figures>>& rounds,
+void PrintTable(const char* title, int in_flight, const std::map<std::string, std::vector<EchoFigures>>& rounds,
                 boost::json::array& json) {
   std::printf("\n%s, %d in flight\n%-9s %10s %10s %10s %12s %12s\n", title, in_flight, "server", "RPS", "p50 us",
               "p99 us", "CPU us/RPC", "CPU / bare");
   const auto& bare = rounds.at("bare");
   for (const std::string& kind : ServerKinds()) {
     const auto& figures = rounds.at(kind);
-    const auto median = [&](double Figures::* field) {
+    const auto median = [&](double EchoFigures::* field) {
       std::vector<double> values;
-      for (const Figures& round : figures) values.push_back(round.*field);
+      for (const EchoFigures& round : figures) values.push_back(round.*field);
       return Median(values);
     };
     // The ratio is taken within each round, where both met the same noise.
     std::vector<double> ratios;
     for (std::size_t i = 0; i < figures.size(); ++i) ratios.push_back(figures[i].cpu_us / bare[i].cpu_us);
-    std::printf("%-9s %10.0f %10.0f %10.0f %12.1f %12.2f\n", kind.c_str(), median(&Figures::rps),
-                median(&Figures::p50_us), median(&Figures::p99_us), median(&Figures::cpu_us), Median(ratios));
+    std::printf("%-9s %10.0f %10.0f %10.0f %12.1f %12.2f\n", kind.c_str(), median(&EchoFigures::rps),
+                median(&EchoFigures::p50_us), median(&EchoFigures::p99_us), median(&EchoFigures::cpu_us),
+                Median(ratios));
     json.push_back({{"case", title},
                     {"in_flight", in_flight},
                     {"server", kind},
-                    {"rps", median(&Figures::rps)},
-                    {"p50_us", median(&Figures::p50_us)},
-                    {"p99_us", median(&Figures::p99_us)},
-                    {"cpu_us_per_rpc", median(&Figures::cpu_us)},
+                    {"rps", median(&EchoFigures::rps)},
+                    {"p50_us", median(&EchoFigures::p50_us)},
+                    {"p99_us", median(&EchoFigures::p99_us)},
+                    {"cpu_us_per_rpc", median(&EchoFigures::cpu_us)},
                     {"cpu_ratio_to_bare", Median(ratios)}});
   }
   std::fflush(stdout);
@@ -175,11 +97,11 @@ int Run(const Options& options) {
     for (const int in_flight : {1, 16, 64}) {
       // One in flight is slow by nature: fewer calls give the same precision.
       const int calls = in_flight == 1 ? options.calls / 4 : options.calls;
-      std::map<std::string, std::vector<Figures>> rounds;
+      std::map<std::string, std::vector<EchoFigures>> rounds;
       for (int round = -1; round < options.rounds; ++round) {
         for (const Peer& peer : peers) {
-          Load load(*peer.stub, in_flight, calls, what.wait_us);
-          const Figures figures = load.Run(*peer.process);
+          EchoLoad load(*peer.stub, in_flight, calls, what.wait_us);
+          const EchoFigures figures = load.Run(*peer.process);
           if (round >= 0) rounds[peer.kind].push_back(figures);  // the first round warms up
         }
       }

@@ -21,11 +21,11 @@ std::filesystem::path TemporaryDirectory() {
 }  // namespace
 
 MtlsFixture::MtlsFixture() : owns_directory_(true), directory_(TemporaryDirectory()) {
-  authority_ = std::make_unique<tls::Authority>(OrThrow(tls::Authority::Create(directory_ / "ca", Clock::System())));
+  (void)OrThrow(tls::Authority::Create(directory_ / "ca", Clock::System()));
 }
 
 MtlsFixture::MtlsFixture(const std::filesystem::path& existing) : owns_directory_(false), directory_(existing) {
-  authority_ = std::make_unique<tls::Authority>(OrThrow(tls::Authority::Load(directory_ / "ca", Clock::System())));
+  (void)OrThrow(tls::Authority::Load(directory_ / "ca", Clock::System()));
 }
 
 MtlsFixture::~MtlsFixture() {
@@ -37,8 +37,10 @@ MtlsFixture::~MtlsFixture() {
 std::filesystem::path MtlsFixture::Leaf(const std::string& principal) {
   const tls::LeafSpec spec{.principal = principal};
   auto leaf = directory_ / principal;
-  if (authority_->NeedsRenewal(spec, leaf)) {
-    const auto issued = authority_->Issue(spec, leaf);
+  // Not kept: it holds a lock that the processes of one folder share.
+  auto authority = OrThrow(tls::Authority::Load(directory_ / "ca", Clock::System()));
+  if (authority.NeedsRenewal(spec, leaf)) {
+    const auto issued = authority.Issue(spec, leaf);
     if (!issued) throw std::runtime_error(issued.error().ToString());
   }
   return leaf;

@@ -37,7 +37,6 @@ class MtlsFixture {
 
   const bool owns_directory_;
   std::filesystem::path directory_;
-  std::unique_ptr<tls::Authority> authority_;
   telemetry::Metrics metrics_;
   std::map<std::pair<std::string, tls::Usage>, std::unique_ptr<tls::IdentityPublisher>> publishers_;
 };

@@ -271,6 +271,16 @@ TEST_F(HandshakesTest, WhatWasMadeBeforeTheObserverIsNotWatched) {
   EXPECT_EQ(Seconds(Side::kServer).sample_count, 0U);
 }
 
+TEST_F(HandshakesTest, ACopyOfAnSslObjectIsOneOfItsOwn) {
+  const HandshakeObserver observer(metrics_, kLong);
+  Pair pair(TheAuthority());
+  SslPtr copy(SSL_dup(pair.server.get()));
+  ASSERT_NE(copy, nullptr);
+  pair.server.reset();
+  copy.reset();
+  EXPECT_EQ(Failed(Side::kServer, HandshakeError::kPeerClosed), 2);
+}
+
 TEST_F(HandshakesTest, WhatIsRefusedAfterTlsAcceptedItIsCountedOnce) {
   const HandshakeObserver observer(metrics_, kLong);
   for (const double round : {1, 2}) {

@@ -504,7 +504,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadPeer{.name = "ForgedCa", .shows = &Pki::ForgedCa, .reason = HandshakeError::kCertificateUnknownCa},
         BadPeer{.name = "SelfSigned", .shows = &Pki::SelfSigned, .reason = HandshakeError::kCertificateSelfSigned},
         BadPeer{.name = "NameOfAnotherDomain",
-                .shows = [](const Pki& pki) { return pki.Named("URI:spiffe://other/identity"); },
+                .shows = [](const Pki& pki) { return pki.Named("URI:spiffe://mars/identity"); },
                 .reason = HandshakeError::kCertificateWrongName},
         BadPeer{.name = "NoUriName",
                 .shows = [](const Pki& pki) { return pki.Named("DNS:identity.nova.svc.cluster.local"); },

@@ -8,6 +8,7 @@ database, seen only through what a user has: the command line, files, ports, psq
 
 import ast
 import atexit
+import collections
 import contextlib
 import csv
 import fcntl
@@ -28,6 +29,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import typing
 import unittest
@@ -424,10 +426,12 @@ class Stack:
         """(status, body) of the admin port of a service."""
         return http_request(self.admin_port_of(service), path, method)
 
+    def metrics(self, service="identity"):
+        return parse_metrics(self.admin("/metrics", service=service)[1])
+
     def metric(self, name, **labels):
-        """The sum of the samples of `name` that carry these labels."""
-        return sum(value for found, has, value in parse_metrics(self.admin("/metrics")[1])
-                   if found == name and labels.items() <= has.items())
+        """The sum of the samples of `name` that carry these labels, of identity."""
+        return sum_of(self.metrics(), name, **labels)
 
     # -- SQL --
 
@@ -530,6 +534,140 @@ class Stack:
                                    credentials or self.credentials(principal), options)
 
 
+class ServiceProcess:
+    """One more process of a service of the stack, which `nova up` knows nothing of: `nova serve` with the environment
+    of its own, changed by `variables` (None takes one away), on ports of its own."""
+
+    def __init__(self, stack, service="identity", **variables):
+        own = pathlib.Path(f"/proc/{stack.pid_of(service)}/environ").read_bytes().decode().rstrip("\0").split("\0")
+        self.service = service
+        self.variables = {**dict(variable.split("=", 1) for variable in own), "NOVA_GRPC_PORT": "0",
+                          "NOVA_ADMIN_PORT": "0", "NOVA_LOG_FORMAT": "json", "NOVA_LOG_LEVEL": "info", **variables}
+        self.variables = {name: value for name, value in self.variables.items() if value is not None}
+        # What it has logged so far, without what is no record.
+        self.records, self.other_lines = [], []
+        self.changed = threading.Condition()
+        self.process = None
+
+    def run(self, limit=VERB_LIMIT):
+        """For one that must not start: runs it to its end."""
+        return run("serve", self.service, limit=limit, **self.variables)
+
+    def __enter__(self):
+        # It must not outlive a test that was killed.
+        command = ["setpriv", "--pdeathsig", "KILL", "--", BINARY, "serve", self.service]
+        self.process = subprocess.Popen(command, env=environment(**self.variables), cwd="/", text=True,
+                                        errors="backslashreplace", stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        try:
+            serving = self.await_record(lambda record: record["message"] == "serving", START_LIMIT)
+        except AssertionError:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self.port, self.admin_port = serving["grpc_port"], serving["admin_port"]
+        return self
+
+    def __exit__(self, kind, *_):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(STOP_LIMIT)
+        self.reader.join(STOP_LIMIT)
+        self.process.stderr.close()
+        if kind is None:
+            assert code == 0, (code, self.other_lines)
+            assert not any(CRASH.search(line) for line in self.other_lines), self.other_lines
+
+    def _read(self):
+        for line in self.process.stderr:
+            with self.changed:
+                try:
+                    self.records.append(json.loads(line))
+                except ValueError:
+                    self.other_lines.append(line)
+                self.changed.notify_all()
+        with self.changed:
+            self.changed.notify_all()
+
+    def await_record(self, wanted, limit=EVENT_LIMIT, since=0):
+        """The first record, from number `since` on, for which `wanted(record)` is true."""
+        find = lambda: next((record for record in self.records[since:] if wanted(record)), None)
+        with self.changed:
+            found = self.changed.wait_for(lambda: find() or self.process.poll() is not None, limit) and find()
+            assert found, f"no such record in {self.records[since:]}, {self.other_lines}"
+            return found
+
+    def metrics(self):
+        return parse_metrics(http_request(self.admin_port, "/metrics")[1])
+
+
+class Load:
+    """Calls and open streams for as long as it lasts, each kind in a thread of its own; what fails is remembered."""
+
+    def __init__(self):
+        self.calls = collections.Counter()
+        self.failures = []
+        self.stopping = threading.Event()
+        self.threads, self.streams = [], []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def repeat(self, what, call, pause=0.0):
+        """call() again and again."""
+        def loop():
+            while not self.stopping.is_set():
+                try:
+                    call()
+                    self.calls[what] += 1
+                except grpc.RpcError as error:
+                    self._fail(what, error)
+                self.stopping.wait(pause)
+        self._start(loop)
+
+    def hold(self, what, stream):
+        """A stream that must not end by itself; its messages are counted."""
+        def read():
+            try:
+                for _ in stream:
+                    self.calls[what] += 1
+                self._fail(what, "it ended")
+            except grpc.RpcError as error:
+                if not self.stopping.is_set():
+                    self._fail(what, error)
+        self.streams.append(stream)
+        self._start(read)
+
+    def stop(self):
+        self.stopping.set()
+        for stream in self.streams:
+            stream.cancel()
+        for thread in self.threads:
+            thread.join(2 * CALL_LIMIT)
+            assert not thread.is_alive(), "a call goes on beyond its deadline"
+
+    def _fail(self, what, error):
+        if isinstance(error, grpc.RpcError):
+            error = f"{error.code()} {error.details()}"
+        self.failures.append(f"{time.strftime('%H:%M:%S')} {what}: {error}")
+
+    def _start(self, target):
+        self.threads.append(threading.Thread(target=target, daemon=True))
+        self.threads[-1].start()
+
+
+def questions(pause):
+    """A request for the reflection stream, again and again until the stream ends: proof that it is alive."""
+    request = message_module("api/reflection/v1alpha/reflection.proto").ServerReflectionRequest(list_services="*")
+    while True:
+        yield request
+        time.sleep(pause)
+
+
 # --- HTTP ---
 
 def http_request(port, path, method="GET"):
@@ -563,6 +701,20 @@ def parse_metrics(text):
         assert name in types or re.sub(r"_(bucket|sum|count)$", "", name) in types, f"no type: {line}"
         samples.append((name, dict(LABEL.findall(match.group(2) or "")), float(match.group(3))))
     return samples
+
+
+def sum_of(samples, name, **labels):
+    return sum(value for found, has, value in samples if found == name and labels.items() <= has.items())
+
+
+def by_labels(samples, name, *labels):
+    """{(value of each of `labels`): value} of a metric."""
+    return {tuple(has[label] for label in labels): value for found, has, value in samples if found == name}
+
+
+def growth(before, after):
+    """What of by_labels() has grown, and by how much."""
+    return {labels: value - before.get(labels, 0) for labels, value in after.items() if value != before.get(labels, 0)}
 
 
 # --- gRPC contracts ---
@@ -608,6 +760,10 @@ def identity_client(channel):
 
 def health_client(channel):
     return Client(channel, "api/health/v1/health.proto", "Health")
+
+
+def reflection_client(channel):
+    return Client(channel, "api/reflection/v1alpha/reflection.proto", "ServerReflection")
 
 
 def user_client(channel):

@@ -178,6 +178,8 @@ struct Client::State {
   Task<std::vector<Reply>> Send(Attempt& attempt, std::span<const Command> batch);
   Task<Reply> Block(Call& call, const Command& command);
   Task<std::unique_ptr<Connection>> TakeBlocking(Call& call);
+  // Closes what waits for the next blocking command and is too old for one.
+  void CloseOldBlocking();
   Task<std::unique_ptr<Connection>> Open(Call& call);
 
   Result<void> CheckSize(std::span<const Command> batch) const;
@@ -306,8 +308,10 @@ Task<void> Client::State::KeepConnected(std::shared_ptr<State> self, Call& call,
 
 Task<void> Client::State::Succeed(std::shared_ptr<State> self, Call& call, Slot& slot, std::shared_ptr<Pipeline> old,
                                   SteadyTime until) {
+  // As often as a connection ends, which is soon enough for those that nobody uses any more.
+  self->CloseOldBlocking();
   std::unique_ptr<Connection> connection;
-  Error why;
+  Error why = RedisUnavailable("a connection has reached redis.connection_lifetime and no other could be opened");
   {
     Call trying(call, until - Clock::System().Now());
     for (int failures = 0; trying.Check() && self->Serves(slot, old);) {
@@ -317,7 +321,7 @@ Task<void> Client::State::Succeed(std::shared_ptr<State> self, Call& call, Slot&
         connection = *std::move(opened);
         break;
       }
-      if (failures == 0) {
+      if (failures == 0 && trying.Check()) {
         // What ended for want of time says nothing; the first failure does.
         why = std::move(opened).error();
         telemetry::LogWarn("a connection to Redis nears redis.connection_lifetime and another cannot be opened",
@@ -469,6 +473,15 @@ Task<std::unique_ptr<Connection>> Client::State::TakeBlocking(Call& call) {
   co_return opened;
 }
 
+void Client::State::CloseOldBlocking() {
+  std::vector<std::unique_ptr<Connection>> old;  // dies when the lock is gone
+  std::lock_guard lock(mutex);
+  const auto kept = std::ranges::partition(blocking_idle, [this](const auto& idle) { return !IsTooOld(*idle); });
+  std::ranges::move(kept, std::back_inserter(old));
+  blocking_idle.erase(kept.begin(), kept.end());
+  UpdateGauges();
+}
+
 Task<Reply> Client::State::Block(Call& call, const Command& command) {
   NOVA_CO_TRY(call.Check());
   NOVA_CO_TRY(CheckSize({&command, 1}));
@@ -487,6 +500,7 @@ Task<Reply> Client::State::Block(Call& call, const Command& command) {
   } else {
     reply = std::move(connection).error();
   }
+  CloseOldBlocking();
   std::lock_guard lock(mutex);
   --blocking_in_use;
   // After an error it is closed, and dies when the lock is gone.

@@ -203,6 +203,7 @@ class DirectoryLock {
     while (true) {
       DirectoryLock lock(::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
       if (lock.file_ < 0) return FailedPrecondition("cannot lock " + path.string() + ": " + std::strerror(errno));
+      lock.GiveToOwnerOf(directory);
       if (::flock(lock.file_, LOCK_EX | LOCK_NB) == 0) {
         // The directory may have been removed, and made anew, in between: then this is nobody's lock.
         struct stat held{};
@@ -228,6 +229,14 @@ class DirectoryLock {
 
  private:
   explicit DirectoryLock(int file) : file_(file) {}
+
+  // Root may look at another account's authority: the lock it makes there must not keep that account out.
+  void GiveToOwnerOf(const fs::path& directory) const {
+    struct stat owner{};
+    struct stat own{};
+    if (::geteuid() != 0 || ::stat(directory.c_str(), &owner) != 0 || ::fstat(file_, &own) != 0) return;
+    if (own.st_uid != owner.st_uid) (void)!::fchown(file_, owner.st_uid, owner.st_gid);
+  }
 
   int file_;
 };
@@ -401,7 +410,16 @@ Result<void> Authority::State::Replace(SignedCertificate new_signer, std::option
   next = std::move(new_next);
   former_pem = std::move(new_former_pem);
   SetTrusted();
-  RemoveEntries(directory, kVersionPrefix, {LinkTarget(directory / kDataLink).string()});
+  const fs::path current = LinkTarget(directory / kDataLink);
+  RemoveEntries(directory, kVersionPrefix, {current.string()});
+  // Here what stays is a key that signs for those who still trust it.
+  std::error_code error;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (name.starts_with(kVersionPrefix) && name != current.string())
+      return FailedPrecondition("the step is done, but " + entry->path().string() +
+                                " with a former key in it cannot be removed; remove it");
+  }
   return Ok();
 }
 

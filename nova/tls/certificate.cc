@@ -235,7 +235,7 @@ Result<CertificateSet> ValidateCertificateTexts(CertificateTexts texts, const Ce
   const auto key = ParsePrivateKey(texts.key_pem);
   if (!key)
     return Refused(files.key, Concat({"not a PEM private key (", key.error().message(), ")"}),
-                   "it must be an unencrypted key that begins with -----BEGIN PRIVATE KEY-----");
+                   "it must be one unencrypted private key, as `openssl genpkey` writes it");
 
   X509* leaf = chain.front().get();
   if (X509_check_private_key(leaf, key->get()) != 1) {
@@ -270,10 +270,14 @@ Result<AuthoritySet> ValidateAuthorities(std::string pem, const CertificateFile&
       return Refused(file, Concat({described[i].subject, " is no authority"}),
                      "put the certificate of whoever signs the server's into that file");
   }
-  const WallTime now = clock.WallNow();
-  const AuthorityInfo& last = *std::ranges::max_element(described, {}, &AuthorityInfo::not_after);
-  if (now > last.not_after && now - last.not_after > kClockSkewMax)
-    return Refused(file, Concat({"the authority expired at ", Timestamp(last.not_after)}), "replace it");
+  // One that serves now is enough: the next and the former one may stand beside it.
+  Result<void> usable = Ok();
+  for (const X509Ptr& certificate : certificates) {
+    usable = CheckTime(certificate.get(), "the authority", clock.WallNow(), file);
+    if (usable) usable = CheckKey(X509_get0_pubkey(certificate.get()), file);
+    if (usable) break;
+  }
+  NOVA_TRY(usable);
   return AuthoritySet{.pem = std::move(pem), .authorities = std::move(described)};
 }
 

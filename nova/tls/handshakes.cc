@@ -280,8 +280,9 @@ bool TakeRefusal(Observer& observer, Side side) {
 bool HasFailed(SSL* ssl, const Handshake& handshake, Observer& observer) {
   if (SideOf(ssl) == Side::kServer) {
     // Done, and the client went without a word: it may not have liked what it saw, but has said so only to itself. A
-    // connection that nothing came over counts. (gRPC tells an SSL object at once which end it is, those of our clients
-    // are born as one, and libpq makes its own when it needs them: no other looks like a server by mistake.)
+    // connection that nothing came over counts. (gRPC tells an SSL object at once which end it is, and those of our
+    // clients are born as one. libpq's look like a server's until it connects, and only unreadable certificate files
+    // keep it from that.)
     return !handshake.done && SSL_get_rbio(ssl) != nullptr;
   }
   // Done as the client sees it, but the server has never answered: gRPC 1.51 sends no alert to one that it refuses.

@@ -22,7 +22,7 @@ enum class HandshakeError : std::uint8_t {
   kCertificateNotYetValid,
   kCertificateUnknownCa,  // nobody this process trusts has signed it, or a link of the chain is missing
   kCertificateSelfSigned,
-  kCertificateWrongName,   // not the service that was meant; or the name of no principal
+  kCertificateWrongName,   // not the service that was meant (libpq's own check: kPeerClosed); or no principal's
   kCertificateWrongUsage,  // its extended key usage does not allow this end
   kCertificateWeakKey,
   kCertificateOther,  // refused for another reason
@@ -41,7 +41,8 @@ std::string_view HandshakeErrorName(HandshakeError error);
 
 // From when an unfinished handshake that is given up counts as a timeout, not as closed by the peer: what gRPC was
 // told. The time of a channel includes that of connecting. (OpenSSL is not told who gave up, so a peer that closes
-// within the last twentieth of the limit counts as a timeout too.)
+// within the last twentieth of the limit counts as a timeout too; and a client of Redis or PostgreSQL that gives up
+// sooner counts as closed by its peer.)
 struct HandshakeLimits {
   Duration server = std::chrono::seconds(10);
   Duration client = std::chrono::seconds(5);

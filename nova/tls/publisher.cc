@@ -33,7 +33,7 @@ struct IdentityPublisher::State {
         reloads(metrics, UsageSide(config.usage)) {}
 
   Outcome Check();
-  // `mutex` is held, but by Create.
+  // `looking` is held, but by Create.
   Result<void> CheckPrincipal(const CertificateSet& set) const;
   Result<void> Publish(CertificateSet set);
   static runtime::Task<void> Poll(State& state, runtime::Call& call);
@@ -43,10 +43,11 @@ struct IdentityPublisher::State {
   prometheus::Gauge& expiry;
   std::unique_ptr<PrivateDirectory> directory;  // set once, by Create
 
+  std::mutex looking;  // held while the files are looked at, and before the other
+  Reloads reloads;     // guarded by looking
   std::mutex mutex;
-  Reloads reloads;           // guarded by mutex
-  CertificateSet published;  // guarded by mutex
-  // Written with the mutex held; read without, for every call asks and must not wait for a look at the files.
+  CertificateSet published;  // written with both held, so it may be read with either
+  // Written with both held; read without, for every call asks.
   std::atomic<std::uint64_t> trust_version = 0;
 };
 
@@ -54,8 +55,11 @@ Result<void> IdentityPublisher::State::Publish(CertificateSet set) {
   NOVA_TRY(directory->Publish(
       {{kCertificateName, set.complete_chain_pem}, {kKeyName, set.key_pem.Expose()}, {kCaName, set.ca_pem}},
       clock.WallNow()));
-  if (set.authorities != published.authorities) ++trust_version;
-  published = std::move(set);
+  {
+    const std::lock_guard lock(mutex);
+    if (set.authorities != published.authorities) ++trust_version;
+    published = std::move(set);
+  }
   expiry.Set(std::chrono::duration<double>(published.info.not_after.time_since_epoch()).count());
   telemetry::LogInfo("certificate published", {{"side", reloads.side()},
                                                {"principal", published.info.principal},
@@ -74,7 +78,7 @@ Result<void> IdentityPublisher::State::CheckPrincipal(const CertificateSet& set)
 }
 
 IdentityPublisher::Outcome IdentityPublisher::State::Check() {
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(looking);
   auto texts = ReadCertificateFiles(config.files);
   if (!texts) return reloads.Refused(texts.error(), published.info.serial);
   if (texts->chain_pem == published.chain_pem && texts->key_pem.Expose() == published.key_pem.Expose() &&

@@ -106,6 +106,13 @@ TEST_F(TrustTest, FilesThatNameNobodyToTrustAreErrors) {
   // A clock may be off by that much.
   spec.not_after = clock_.WallNow() - 59s;
   EXPECT_EQ(Problem(MakeCertificate(spec).certificate_pem), "");
+  // Nobody could be verified with these yet, or ever.
+  spec = AuthoritySpec("next");
+  spec.not_before = clock_.WallNow() + 61s;
+  EXPECT_TRUE(Problem(MakeCertificate(spec).certificate_pem).contains("not valid before"));
+  spec = AuthoritySpec("weak");
+  spec.key = "RSA-1024";
+  EXPECT_TRUE(Problem(MakeCertificate(spec).certificate_pem).contains("too weak"));
   // The old one may stay in the file beside its successor.
   EXPECT_EQ(Problem(expired + authority_.certificate_pem), "");
 }

@@ -382,9 +382,10 @@ Result<ExitCode> CertsVerb::Rotate() {
   NOVA_TRY(const local::RotationReport report,
            rotate_ca_ ? local::RotateAuthority(folder) : local::RotateLeaves(folder, principals));
   const double took = std::chrono::duration<double>(Clock::System().Now() - began).count();
-  std::string text = rotate_ca_ ? (report.continued ? "the interrupted replacement of the authority is finished, "
-                                                    : "the authority is replaced, ")
-                                : std::string();
+  std::string text =
+      rotate_ca_ ? (report.continued ? "an interrupted replacement of the authority is finished, and it is replaced, "
+                                     : "the authority is replaced, ")
+                 : std::string();
   text += fmt::format("{} {} new", report.principals.size(),
                       report.principals.size() == 1 ? "certificate is" : "certificates are");
   text += report.live ? fmt::format("; every process has taken them up ({:.1f} s)\n", took) : "; no process runs\n";
@@ -416,9 +417,7 @@ Result<ExitCode> CertsVerb::Verify() {
   };
   std::vector<Subject> subjects;
   std::error_code ignored;
-  const auto principals = LocalTopology(kPortBaseDefault).principals;
-  const bool names_directory = subject_.find('/') != std::string::npos ||
-                               (!Contains(principals, subject_) && fs::is_directory(subject_, ignored));
+  const bool names_directory = subject_.find('/') != std::string::npos || subject_ == "." || subject_ == "..";
   if (names_directory) {
     if (!fs::is_directory(subject_, ignored))
       return NotFound("there is no directory " + subject_ + ": name one that holds tls.crt, tls.key and ca.crt");
@@ -450,6 +449,10 @@ Result<ExitCode> CertsVerb::Verify() {
     if (problem.empty() && !subject.principal.empty() && set.leaf.principal != subject.principal)
       problem = fmt::format("{}: it is the certificate of {}", local::FilesOf(subject.directory).certificate.path,
                             set.leaf.principal);
+    // The minute of skew is this machine's allowance for its own clock; a peer grants none.
+    if (problem.empty() && set.leaf.not_after <= now)
+      problem = fmt::format("{}: the certificate expired at {}", local::FilesOf(subject.directory).certificate.path,
+                            TimeText(set.leaf.not_after));
     if (!problem.empty()) problem += subject.remedy;
     all_good = all_good && problem.empty();
     text += problem.empty() ? fmt::format("ok   {}: {}, until {} ({}), signed by {}\n", subject.name,

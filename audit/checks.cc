@@ -190,9 +190,9 @@ constexpr Check kChecks[] = {
      .name = "expiring certificates renew by themselves",
      .unit = "leaves",
      .floor = "all",
-     .how =
-         "under the same load every service is given a leaf that ends in 20 s, and handshakes with each port tell when "
-         "it shows another one that lives for more than a minute: before that end, and without a failed call",
+     .how = "under the same load every service is given a leaf that ends in 45 s and is due in ten, and handshakes "
+            "with each port tell when "
+            "it shows another one that lives for more than a minute: before that end, and without a failed call",
      .intrusive = true,
      .measure = [](Stack& stack) { return stack.rotations.ExpiringAreRenewed(); }},
     {.promise = "P0-1",

@@ -20,6 +20,9 @@ using tests::ExpectAll;
 // users a moment later, of which nobody is told.
 constexpr Duration kTakenUp = seconds(1) + tls::kHandshakesFollowWithin;
 
+// Of a leaf that has to be renewed; long enough for a busy machine.
+constexpr seconds kShortLife{20};
+
 class RotationProbeTest : public tests::ProbeFixture {
  protected:
   ~RotationProbeTest() override {
@@ -143,19 +146,31 @@ TEST_F(RotationProbeTest, AnExpiringLeafThatIsRenewedPasses) {
   config_.shorten_leaf = [&](const std::string& service, seconds left) -> Result<void> {
     EXPECT_EQ(service, "identity");
     NOVA_TRY(Issue(left));
-    EXPECT_EQ(publisher_->Check(), tls::IdentityPublisher::Outcome::kPublished);
-    return Issue();
+    watch_.Spawn("renews", [&](runtime::Call& call) -> runtime::Task<void> {
+      NOVA_CO_TRY(co_await runtime::Sleep(call, kTakenUp));
+      co_return Issue();
+    });
+    return Ok();
   };
-  RotationProbe probe(runtime_, config_);
+  RotationProbe probe(runtime_, config_, kShortLife);
   const Finding finding = probe.ExpiringAreRenewed();
   ExpectAll(finding);
   EXPECT_THAT(finding.note, HasSubstr("renewed after "));
 }
 
+TEST_F(RotationProbeTest, ALeafThatWasNeverInUseProvesNothing) {
+  ServeRotating();
+  config_.shorten_leaf = [&](const std::string&, seconds) { return Issue(); };
+  RotationProbe probe(runtime_, config_, kShortLife);
+  const Finding finding = probe.ExpiringAreRenewed();
+  EXPECT_EQ(finding.status, Status::kNotMeasured);
+  EXPECT_THAT(finding.note, HasSubstr("identity: the short-lived leaf was never in use"));
+}
+
 TEST_F(RotationProbeTest, AnExpiringLeafThatIsNotRenewedFails) {
   ServeRotating();
   config_.shorten_leaf = [&](const std::string&, seconds left) { return Issue(left); };
-  RotationProbe probe(runtime_, config_);
+  RotationProbe probe(runtime_, config_, kShortLife);
   const Finding finding = probe.ExpiringAreRenewed();
   EXPECT_EQ(finding.status, Status::kFail);
   EXPECT_EQ(finding.value, "0 of 1");

@@ -84,21 +84,26 @@ bool Certificates::IsDue(const tls::Authority& authority, const tls::LeafSpec& s
   return set && set->info.not_after > clock.WallNow() + lifetime_ + kLifetimeSlack;
 }
 
-Result<std::vector<std::string>> Certificates::RenewDue(tls::Authority& authority) const {
-  std::vector<std::string> changed;
+Renewal Certificates::RenewDue(tls::Authority& authority) const {
+  Renewal renewal;
   for (const std::string& principal : principals_) {
     const tls::LeafSpec spec = LeafOf(principal);
     const fs::path folder = FolderOf(principal);
+    Result<void> done = Ok();
     if (IsDue(authority, spec)) {
-      NOVA_TRY(authority.Issue(spec, folder));
+      done = authority.Issue(spec, folder);
     } else if (authority.NeedsTrust(folder)) {
-      NOVA_TRY(authority.IssueTrust(spec, folder));
+      done = authority.IssueTrust(spec, folder);
     } else {
       continue;
     }
-    changed.push_back(principal);
+    if (done) {
+      renewal.changed.push_back(principal);
+    } else if (renewal.outcome) {
+      renewal.outcome = Error(done.error()).WithContext(principal);
+    }
   }
-  return changed;
+  return renewal;
 }
 
 CertificateWatch::CertificateWatch(TlsFiles files) : files_(std::move(files)), known_(Digest()) {}

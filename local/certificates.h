@@ -3,7 +3,7 @@
 //
 //   const Certificates certificates(layout, topology.principals, accounts, up.leaf_lifetime);
 //   NOVA_TRY(auto authority, tls::Authority::Load(layout.authority(), clock));
-//   NOVA_TRY(auto changed, certificates.RenewDue(authority));
+//   const Renewal renewal = certificates.RenewDue(authority);
 #pragma once
 
 #include <chrono>
@@ -37,6 +37,13 @@ struct ServerAccounts {
 // Errors: NOT_FOUND naming the account that this machine does not have.
 Result<ServerAccounts> FindServerAccounts();
 
+struct Renewal {
+  // Whose files are new.
+  std::vector<std::string> changed = {};
+  // The first error of Authority::Issue and IssueTrust, and whose it was.
+  Result<void> outcome = Ok();
+};
+
 // Thread-safe.
 class Certificates {
  public:
@@ -56,8 +63,8 @@ class Certificates {
   std::vector<std::string> Issued() const;
 
   // Issues what is missing, about to end, of another authority, or made for a longer life than is asked for now; and
-  // corrects whom the others trust. Returns whose files changed. Errors: those of Authority::Issue and IssueTrust.
-  Result<std::vector<std::string>> RenewDue(tls::Authority& authority) const;
+  // corrects whom the others trust. One set that cannot be written keeps no other from its renewal.
+  Renewal RenewDue(tls::Authority& authority) const;
 
  private:
   bool IsDue(const tls::Authority& authority, const tls::LeafSpec& spec) const;

@@ -34,9 +34,9 @@ class CertificatesTest : public ::testing::Test {
     return {layout_, {"identity", "operator"}, {}, lifetime};
   }
   std::vector<std::string> Renewed(const Certificates& certificates) {
-    auto renewed = certificates.RenewDue(*authority_);
-    EXPECT_TRUE(renewed) << renewed.error().ToString();
-    return renewed ? *std::move(renewed) : std::vector<std::string>();
+    Renewal renewal = certificates.RenewDue(*authority_);
+    EXPECT_TRUE(renewal.outcome) << renewal.outcome.error().ToString();
+    return std::move(renewal.changed);
   }
   std::string SerialOf(std::string_view principal) const {
     const CertificateOnDisk on_disk = ReadFromDisk(layout_.certificate(principal));
@@ -47,6 +47,15 @@ class CertificatesTest : public ::testing::Test {
   Layout layout_;
   std::optional<tls::Authority> authority_;
 };
+
+TEST_F(CertificatesTest, OneThatCannotBeWrittenKeepsNoOtherFromItsRenewal) {
+  fs::create_directories(layout_.certificates());
+  std::ofstream(layout_.certificate("identity")) << "in the way";
+  const Renewal renewal = Of().RenewDue(*authority_);
+  ASSERT_FALSE(renewal.outcome);
+  EXPECT_TRUE(renewal.outcome.error().message().contains("identity")) << renewal.outcome.error().ToString();
+  EXPECT_EQ(renewal.changed, (std::vector<std::string>{"operator", "postgres", "pgbouncer", "redis"}));
+}
 
 TEST_F(CertificatesTest, EveryoneGetsOneAndNobodyGetsTwo) {
   const Certificates certificates = Of();

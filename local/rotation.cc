@@ -215,6 +215,44 @@ bool IsTrustBehind(const Authority& authority, const Certificates& certificates)
   });
 }
 
+// How far a replacement of the authority has got.
+struct Progress {
+  AuthorityRotation reached = AuthorityRotation::kNone;
+  // All steps are done, but not every set has followed the last one.
+  bool withdrawn = false;
+};
+
+// Each step that a killed run has reached is repeated as far as its sets and the wait: whether it had got there is not
+// known.
+Result<void> Replace(const Rotation& rotation, Progress progress, const std::vector<std::string>& everyone) {
+  const AuthorityRotation reached = progress.reached;
+  if (reached != AuthorityRotation::kFormerTrusted && !progress.withdrawn) {
+    rotation.Say("step 1 of 3: the next authority is trusted");
+    {
+      NOVA_TRY(Authority authority, rotation.LoadAuthority());
+      if (reached == AuthorityRotation::kNone) NOVA_TRY(authority.IntroduceNext());
+      NOVA_TRY(rotation.IssueTrust(authority));
+    }
+    NOVA_TRY(rotation.AwaitTakenUp(everyone));
+  }
+  if (!progress.withdrawn) {
+    rotation.Say("step 2 of 3: the next authority signs");
+    {
+      NOVA_TRY(Authority authority, rotation.LoadAuthority());
+      if (reached != AuthorityRotation::kFormerTrusted) NOVA_TRY(authority.SignWithNext());
+      NOVA_TRY(rotation.Issue(authority, everyone));
+    }
+    NOVA_TRY(rotation.AwaitTakenUp(everyone));
+  }
+  rotation.Say("step 3 of 3: the former authority is withdrawn");
+  {
+    NOVA_TRY(Authority authority, rotation.LoadAuthority());
+    if (!progress.withdrawn) NOVA_TRY(authority.WithdrawFormer());
+    NOVA_TRY(rotation.IssueTrust(authority));
+  }
+  return rotation.AwaitTakenUp(everyone);
+}
+
 }  // namespace
 
 Result<RotationReport> RotateLeaves(const RotationConfig& config, const std::vector<std::string>& principals) {
@@ -233,44 +271,21 @@ Result<RotationReport> RotateLeaves(const RotationConfig& config, const std::vec
 
 Result<RotationReport> RotateAuthority(const RotationConfig& config) {
   NOVA_TRY(const Rotation rotation, Rotation::Begin(config));
-  const std::vector<std::string> everyone = rotation.certificates().Issued();
-  RotationReport report{.principals = everyone};
-  AuthorityRotation reached = AuthorityRotation::kNone;
-  bool withdrawn = false;
+  RotationReport report{.principals = rotation.certificates().Issued()};
+  Progress progress;
   {
     NOVA_TRY(const Authority authority, rotation.LoadAuthority());
-    reached = authority.rotation();
-    withdrawn = reached == AuthorityRotation::kNone && IsTrustBehind(authority, rotation.certificates());
+    progress.reached = authority.rotation();
+    progress.withdrawn =
+        progress.reached == AuthorityRotation::kNone && IsTrustBehind(authority, rotation.certificates());
   }
-  report.continued = reached != AuthorityRotation::kNone || withdrawn;
-  if (report.continued) rotation.Say("going on with the replacement that was interrupted");
-
-  // Each step is repeated as far as its sets and the wait: whether the interrupted run had got there is not known.
-  if (reached != AuthorityRotation::kFormerTrusted && !withdrawn) {
-    rotation.Say("step 1 of 3: the next authority is trusted");
-    {
-      NOVA_TRY(Authority authority, rotation.LoadAuthority());
-      if (reached == AuthorityRotation::kNone) NOVA_TRY(authority.IntroduceNext());
-      NOVA_TRY(rotation.IssueTrust(authority));
-    }
-    NOVA_TRY(rotation.AwaitTakenUp(everyone));
+  report.continued = progress.reached != AuthorityRotation::kNone || progress.withdrawn;
+  if (report.continued) {
+    rotation.Say("first the replacement that was interrupted");
+    NOVA_TRY(Replace(rotation, progress, report.principals));
+    rotation.Say("then another: the key of the interrupted one has been on the disk before");
   }
-  if (!withdrawn) {
-    rotation.Say("step 2 of 3: the next authority signs");
-    {
-      NOVA_TRY(Authority authority, rotation.LoadAuthority());
-      if (reached != AuthorityRotation::kFormerTrusted) NOVA_TRY(authority.SignWithNext());
-      NOVA_TRY(rotation.Issue(authority, everyone));
-    }
-    NOVA_TRY(rotation.AwaitTakenUp(everyone));
-  }
-  rotation.Say("step 3 of 3: the former authority is withdrawn");
-  {
-    NOVA_TRY(Authority authority, rotation.LoadAuthority());
-    if (!withdrawn) NOVA_TRY(authority.WithdrawFormer());
-    NOVA_TRY(rotation.IssueTrust(authority));
-  }
-  NOVA_TRY(rotation.AwaitTakenUp(everyone));
+  NOVA_TRY(Replace(rotation, {}, report.principals));
   report.live = rotation.live();
   return report;
 }

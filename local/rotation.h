@@ -42,7 +42,7 @@ struct RotationReport {
   std::vector<std::string> principals;
   // A stack runs, and each of its processes uses what is new.
   bool live = false;
-  // An earlier run was interrupted, and this one has finished its work.
+  // An earlier run was interrupted, and this one has finished its work before its own.
   bool continued = false;
 };
 
@@ -56,8 +56,8 @@ struct RotationReport {
 Result<RotationReport> RotateLeaves(const RotationConfig& config, const std::vector<std::string>& principals = {});
 
 // Replaces the authority, and with it every leaf, in the steps of tls::Authority; waits after each one. What an earlier
-// run has begun, it finishes. Errors also: DEADLINE_EXCEEDED as above; the rotation is under way then, everybody trusts
-// each other, and the next run goes on.
+// run has begun, it finishes first. Who signs afterwards has a key that this run has made. Errors also:
+// DEADLINE_EXCEEDED as above; the rotation is under way then, everybody trusts each other, and the next run goes on.
 Result<RotationReport> RotateAuthority(const RotationConfig& config);
 
 // Issues one leaf of the data folder and does not wait for who uses it. Returns its folder.

@@ -114,21 +114,23 @@ TEST_F(RotationTest, WhatWasInterruptedIsFinished) {
       {
         auto authority = OpenAuthority();
         ASSERT_TRUE(authority.IntroduceNext());
-        if (steps > 1) ASSERT_TRUE(certificates.RenewDue(authority));
+        if (steps > 1) ASSERT_TRUE(certificates.RenewDue(authority).outcome);
         if (steps > 1) ASSERT_TRUE(authority.SignWithNext());
-        if (steps > 2) ASSERT_TRUE(certificates.RenewDue(authority));
+        if (steps > 2) ASSERT_TRUE(certificates.RenewDue(authority).outcome);
         if (steps > 2) ASSERT_TRUE(authority.WithdrawFormer());
-        if (followed && steps < 3) ASSERT_TRUE(certificates.RenewDue(authority));
+        if (followed && steps < 3) ASSERT_TRUE(certificates.RenewDue(authority).outcome);
       }
       auto view = ViewCertificates(config_);
       ASSERT_TRUE(view);
       ASSERT_TRUE(view->authority);
       EXPECT_TRUE(view->authority->under_way);
+      const std::string interrupted = AuthorityPem();
 
       const auto report = RotateAuthority(config_);
       ASSERT_TRUE(report) << report.error().ToString();
       EXPECT_TRUE(report->continued);
       EXPECT_NE(AuthorityPem(), former);
+      EXPECT_NE(AuthorityPem(), interrupted) << "its key has been on the disk before this run";
       ExpectSettled();
       view = ViewCertificates(config_);
       ASSERT_TRUE(view && view->authority);

@@ -33,11 +33,13 @@ constexpr Duration kOrphanLimit = seconds(10);
 constexpr Duration kTrimInterval = seconds(30);
 // How often the files of certificates are compared.
 constexpr Duration kWatchInterval = seconds(1);
-// How often it is asked which of them are due, as a part of their lifetime; bounded below and above. Whatever was
-// replaced is asked about at once.
+// How often it is asked which of them are due, as a part of their lifetime; bounded below and above. By hand, one may
+// be made for any lifetime. Whatever was replaced is asked about at once.
 constexpr int kRenewalChecksPerLifetime = 60;
 constexpr Duration kRenewalIntervalMin = seconds(1);
-constexpr Duration kRenewalIntervalMax = std::chrono::hours(1);
+constexpr Duration kRenewalIntervalMax = seconds(5);
+// Whoever works on the authority at this moment is not waited for longer: the supervisor has others to look after.
+constexpr std::chrono::milliseconds kAuthorityPatience{100};
 // After a renewal that failed, and after a server that did not read its new files.
 constexpr Duration kRetryInterval = seconds(5);
 
@@ -343,7 +345,7 @@ Result<void> Stack::StartAll(bool has_cluster) {
   {
     Say("certificates: issuing what is due");
     NOVA_TRY(tls::Authority authority, tls::Authority::LoadOrCreate(layout().authority(), Clock::System()));
-    NOVA_TRY(certificates_.RenewDue(authority));
+    NOVA_TRY(certificates_.RenewDue(authority).outcome);
   }
   for (const std::string& principal : certificates_.principals())
     watches_.emplace_back(TlsFiles::In(certificates_.FolderOf(principal)));
@@ -572,12 +574,12 @@ bool Stack::CertificatesChanged() {
 // The authority is opened for this alone, because `nova certs` works on it, too: while that does, this is ABORTED. One
 // that is gone is not made anew under a stack that trusts it.
 Result<void> Stack::RenewCertificates() {
-  NOVA_TRY(tls::Authority authority, tls::Authority::Load(layout().authority(), Clock::System()));
-  NOVA_TRY(const auto renewed, certificates_.RenewDue(authority));
-  for (const std::string& principal : renewed) {
+  NOVA_TRY(tls::Authority authority, tls::Authority::Load(layout().authority(), Clock::System(), kAuthorityPatience));
+  const Renewal renewal = certificates_.RenewDue(authority);
+  for (const std::string& principal : renewal.changed) {
     telemetry::LogInfo("certificate renewed", {{"principal", principal}});
   }
-  return Ok();
+  return renewal.outcome;
 }
 
 void Stack::TrimLogs() {

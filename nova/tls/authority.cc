@@ -196,10 +196,10 @@ Result<void> InstallSet(const fs::path& directory, std::string_view certificate_
 // Held as long as it lives; the kernel lets go of it when its process dies.
 class DirectoryLock {
  public:
-  // `directory` exists. Errors: ABORTED if another holds it for longer than Authority::kLockLimit.
-  static Result<DirectoryLock> Take(const fs::path& directory) {
+  // `directory` exists. Errors: ABORTED if another holds it for longer than `patience`.
+  static Result<DirectoryLock> Take(const fs::path& directory, std::chrono::milliseconds patience) {
     const fs::path path = directory / kLockName;
-    const auto limit = std::chrono::steady_clock::now() + Authority::kLockLimit;
+    const auto limit = std::chrono::steady_clock::now() + patience;
     while (true) {
       DirectoryLock lock(::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
       if (lock.file_ < 0) return FailedPrecondition("cannot lock " + path.string() + ": " + std::strerror(errno));
@@ -216,7 +216,7 @@ class DirectoryLock {
       }
       if (std::chrono::steady_clock::now() >= limit)
         return Aborted("another process has been working on the development CA in " + directory.string() + " for " +
-                       std::to_string(Authority::kLockLimit.count()) + " s; try again when it is done");
+                       std::to_string(patience.count()) + " ms; try again when it is done");
       ::poll(nullptr, 0, static_cast<int>(kLockPollInterval.count()));
     }
   }
@@ -428,7 +428,7 @@ Result<Authority> Authority::Create(const fs::path& given_directory, const Clock
   NOVA_TRY(MakeDirectories(directory));
   // Before the lock, too: a directory that is something else gets no file of ours.
   NOVA_TRY(CheckEmpty(directory));
-  NOVA_TRY(auto lock, DirectoryLock::Take(directory));
+  NOVA_TRY(auto lock, DirectoryLock::Take(directory, kLockLimit));
   NOVA_TRY(CheckEmpty(directory));
   RemoveEntries(directory, kVersionPrefix, {});
   NOVA_TRY(const auto made, MakeAuthority(clock));
@@ -444,10 +444,11 @@ Result<Authority> Authority::Create(const fs::path& given_directory, const Clock
   return Authority(std::move(state));
 }
 
-Result<Authority> Authority::Load(const fs::path& given_directory, const Clock& clock) {
+Result<Authority> Authority::Load(const fs::path& given_directory, const Clock& clock,
+                                  std::chrono::milliseconds lock_limit) {
   const fs::path directory = WithoutTrailingSlash(given_directory);
   if (!IsThere(directory)) return NotFound("no development CA in " + directory.string());
-  NOVA_TRY(auto lock, DirectoryLock::Take(directory));
+  NOVA_TRY(auto lock, DirectoryLock::Take(directory, lock_limit));
   NOVA_TRY(auto state, State::Read(directory, clock, std::move(lock)));
   return Authority(std::move(state));
 }

@@ -52,12 +52,14 @@ class Authority {
   // `directory` gets ca.crt and ca.key (ECDSA P-256, ten years), which are links through `..data`, as those of Issue:
   // it appears complete or not at all. What an interrupted creation left is removed. `clock` must outlive the
   // authority. Errors: ALREADY_EXISTS if `directory` has files in it; FAILED_PRECONDITION if it cannot be written. All
-  // three: ABORTED if another process works on it for longer than kLockLimit.
-  static constexpr std::chrono::seconds kLockLimit{5};
+  // three: ABORTED if another process works on it for longer than kLockLimit, or
+  // `lock_limit`.
+  static constexpr std::chrono::milliseconds kLockLimit{5000};
   static Result<Authority> Create(const std::filesystem::path& directory, const Clock& clock);
   // Errors: NOT_FOUND if there is no authority; FAILED_PRECONDITION, with the remedy, if there is half of one, if it
   // cannot be read, or if it has expired.
-  static Result<Authority> Load(const std::filesystem::path& directory, const Clock& clock);
+  static Result<Authority> Load(const std::filesystem::path& directory, const Clock& clock,
+                                std::chrono::milliseconds lock_limit = kLockLimit);
   static Result<Authority> LoadOrCreate(const std::filesystem::path& directory, const Clock& clock);
 
   Authority(Authority&&) noexcept;

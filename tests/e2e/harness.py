@@ -518,7 +518,9 @@ class Stack:
     # -- gRPC --
 
     def credentials(self, principal, ca=None):
-        read = lambda file: self.certificate(principal, file).read_bytes()
+        # One version of the set, which may be replaced meanwhile.
+        version = (self.certificate(principal, "tls.crt").parent / "..data").resolve()
+        read = lambda file: (version / file).read_bytes()
         return grpc.ssl_channel_credentials(ca or read("ca.crt"), read("tls.key"), read("tls.crt"))
 
     def channel(self, principal="operator", credentials=None, service="identity", expected=None, port=None):
@@ -624,7 +626,8 @@ class Load:
                 try:
                     call()
                     self.calls[what] += 1
-                except grpc.RpcError as error:
+                except Exception as error:  # pylint: disable=broad-except
+                    # Whatever it was: a load that ended without a word would prove nothing.
                     self._fail(what, error)
                 self.stopping.wait(pause)
         self._start(loop)
@@ -651,8 +654,10 @@ class Load:
             assert not thread.is_alive(), "a call goes on beyond its deadline"
 
     def _fail(self, what, error):
-        if isinstance(error, grpc.RpcError):
+        if isinstance(error, grpc.Call):
             error = f"{error.code()} {error.details()}"
+        elif isinstance(error, Exception):
+            error = repr(error)
         self.failures.append(f"{time.strftime('%H:%M:%S')} {what}: {error}")
 
     def _start(self, target):

@@ -150,12 +150,16 @@ std::optional<std::chrono::milliseconds> ParseDuration(std::string_view text) {
   if (unit == "s") factor = 1000;
   if (unit == "m") factor = 60 * 1000;
   if (unit == "h") factor = 60 * 60 * 1000;
+  if (unit == "d") factor = 24 * 60 * 60 * 1000;
   if (factor == 0 || *count > std::numeric_limits<std::int64_t>::max() / factor) return std::nullopt;
   return std::chrono::milliseconds(*count * factor);
 }
 
 std::string FormatDuration(std::chrono::milliseconds value) {
+  constexpr std::int64_t kDay = 24 * 60 * 60 * 1000;
   const std::int64_t count = value.count();
+  // One or two days are better known by their hours.
+  if (count > 2 * kDay && count % kDay == 0) return std::to_string(count / kDay) + "d";
   if (count != 0 && count % (60 * 60 * 1000) == 0) return std::to_string(count / (60 * 60 * 1000)) + "h";
   if (count != 0 && count % (60 * 1000) == 0) return std::to_string(count / (60 * 1000)) + "m";
   if (count % 1000 == 0) return std::to_string(count / 1000) + "s";

@@ -93,7 +93,7 @@ class Config {
   // is valid (if not, Finish() says so and `value` is unchanged). The reference is not kept. A key may be bound
   // again, by a second component that shares it.
   //
-  // bool: `--name` alone is true; true and false are the only words. Durations carry a unit: 250ms, 2s, 5m, 1h.
+  // bool: `--name` alone is true; true and false are the only words. Durations carry a unit: 250ms, 2s, 5m, 1h, 90d.
   // Lists: comma separated, or a YAML sequence; an empty text is an empty list.
   void Field(std::string_view key, bool& value, FieldOptions options = {});
   void Field(std::string_view key, int& value, FieldOptions options = {});

@@ -349,11 +349,14 @@ void Bind(config::Config& config, LogConfig& log) {
                {.help = "records below it are not written", .one_of = {kLevelNames.begin(), kLevelNames.end()}});
   config.Field("log.format", format,
                {.help = "json for machines, text for a terminal", .one_of = {kFormats.begin(), kFormats.end()}});
+  config.Field("log.ip_addresses", log.ip_addresses,
+               {.help = "show IP addresses other than loopback, which may be people's"});
   log.level = static_cast<Level>(std::ranges::find(kLevelNames, level) - kLevelNames.begin());
   log.format = static_cast<LogFormat>(std::ranges::find(kFormats, format) - kFormats.begin());
 }
 
 void InitLogging(const LogConfig& config, LogSink sink) {
+  ShowAddresses(config.ip_addresses);
   if (sink) {
     Replace(MakeOutput(config, std::make_shared<CallbackSink>(std::move(sink)), false));
     return;

@@ -4,8 +4,7 @@
 //   LogError("migration failed", {{"version", 7}, {"error", result.error()}});
 //
 // A Secret<T> is no field value: it does not compile. For what slips through as text, values of keys named like a
-// secret are replaced, and whatever looks like a JWT, a bearer header, a password in a URL or connection string, or a
-// private key is masked in every string.
+// secret are replaced, and whatever looks like a secret or like personal data is masked in every string (redact.h).
 #pragma once
 
 #include <concepts>
@@ -34,6 +33,8 @@ struct LogConfig {
   // Who speaks, in every record; set by the verb, not by the user.
   std::string service = {};
   LogFormat format = LogFormat::kJson;
+  // Of others than this machine; they may be people's. Concerns every text that passes Redact.
+  bool ip_addresses = false;
 };
 
 void Bind(config::Config& config, LogConfig& log);

@@ -45,6 +45,23 @@ class ClientTest : public testing::Test {
     return response;
   }
 
+  // Any request, likewise.
+  Result<Response> SendTo(Request request, std::string answer) {
+    PeerListener listener;
+    std::thread server([&] {
+      Peer peer = listener.Accept();
+      request_ = peer.ReadMessage();
+      (void)peer.Send(answer);
+    });
+    auto response = runtime_.RunBlocking<Response>(kPeerLimit, [&](Call& call) -> Task<Response> {
+      const Client client(dependency_);
+      co_return co_await client.Send(call, {.host = "127.0.0.1", .port = listener.port()}, request,
+                                     resilience::Idempotency::kNone);
+    });
+    server.join();
+    return response;
+  }
+
   // No retries, unless a test says so.
   static resilience::DependencyConfig Policies() {
     auto policies = resilience::DependencyConfig::Default(resilience::Kind::kHttp);
@@ -114,7 +131,11 @@ TEST_F(ClientTest, ReadsEveryFormOfBody) {
 TEST_F(ClientTest, AnAnswerThatBreaksOffIsNoAnswer) {
   for (const char* text :
        {"", "HTTP/1.1 200 OK\r\nContent-Len", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhal", "SSH-2.0-OpenSSH_9.2\r\n"}) {
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhal",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nbo\r\n", "SSH-2.0-OpenSSH_9.2\r\n",
+        // Which of the two is meant?
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 2\r\n\r\nbody",
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"}) {
     const auto response = GetFrom(text);
     ASSERT_FALSE(response) << text;
     EXPECT_EQ(response.error().code(), Code::kUnavailable) << text;
@@ -126,11 +147,87 @@ TEST_F(ClientTest, AnswersOverALimitAreRefused) {
   const ClientConfig small{.header_bytes_max = 1000, .body_bytes_max = 1000};
   for (const std::string& text : {"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n" + std::string(1001, 'x'),
                                   "HTTP/1.1 200 OK\r\n\r\n" + std::string(1001, 'x'),
+                                  "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1f4\r\n" +
+                                      std::string(500, 'x') + "\r\n1f5\r\n" + std::string(501, 'x') + "\r\n0\r\n\r\n",
+                                  "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;" + std::string(9000, 'x'),
                                   "HTTP/1.1 200 OK\r\nX: " + std::string(2000, 'x') + "\r\n\r\n"}) {
     const auto response = GetFrom(text, small);
     ASSERT_FALSE(response);
     EXPECT_EQ(response.error().code(), Code::kResourceExhausted) << response.error().ToString();
   }
+}
+
+TEST_F(ClientTest, InterimAnswersAreNotTheAnswer) {
+  const std::string interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+  const auto response = GetFrom(interim + "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody");
+  ASSERT_TRUE(response) << response.error().ToString();
+  EXPECT_EQ(response->status, 200);
+  EXPECT_EQ(response->body, "body");
+  EXPECT_FALSE(response->headers.Has("Link"));
+
+  EXPECT_THAT(GetFrom(interim).error().detail(), HasSubstr("broke off"));
+  std::string many;
+  for (int i = 0; i < 10; ++i) many += interim;
+  EXPECT_THAT(GetFrom(many).error().detail(), HasSubstr("interim"));
+  EXPECT_THAT(GetFrom("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n").error().detail(),
+              HasSubstr("another protocol"));
+}
+
+TEST_F(ClientTest, TheAnswerToHeadHasNoBody) {
+  const auto response =
+      SendTo({.method = "HEAD", .path = "/"}, "HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\nX: y\r\n\r\n");
+  EXPECT_THAT(request_, StartsWith("HEAD / HTTP/1.1\r\n"));
+  ASSERT_TRUE(response) << response.error().ToString();
+  EXPECT_EQ(response->body, "");
+  EXPECT_EQ(response->headers.Get("Content-Length"), "1000000000");
+}
+
+TEST_F(ClientTest, ALengthIsSaidWhereThereMayBeABody) {
+  const std::string ok = "HTTP/1.1 204 No Content\r\n\r\n";
+  EXPECT_TRUE(SendTo({.method = "POST", .path = "/", .body = "body"}, ok));
+  EXPECT_THAT(request_, HasSubstr("\r\nContent-Length: 4\r\n"));
+  EXPECT_TRUE(request_.ends_with("\r\n\r\nbody"));
+  for (const char* method : {"POST", "PUT"}) {
+    EXPECT_TRUE(SendTo({.method = method, .path = "/"}, ok));
+    EXPECT_THAT(request_, HasSubstr("\r\nContent-Length: 0\r\n"));
+  }
+  for (const char* method : {"GET", "HEAD", "DELETE"}) {
+    EXPECT_TRUE(SendTo({.method = method, .path = "/"}, ok));
+    EXPECT_THAT(request_, testing::Not(HasSubstr("Content-Length")));
+  }
+}
+
+// A signature covers what was signed, and nothing else.
+TEST_F(ClientTest, WhatIsExchangedIsWhatTheCallerMade) {
+  PeerListener listener;
+  std::thread server([&] {
+    Peer peer = listener.Accept();
+    request_ = peer.ReadMessage();
+    (void)peer.Send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+  });
+  const Origin origin{.host = "127.0.0.1", .port = listener.port()};
+  const Request request{.method = "POST",
+                        .path = "/a%20b",
+                        .query = "c=d",
+                        .headers = {{"Host", "signed.example"}, {"X-Empty", ""}, {"X-Twice", "1"}, {"X-Twice", "2"}},
+                        .body = "e"};
+  const auto response = runtime_.RunBlocking<Response>(kPeerLimit, [&](Call& call) -> Task<Response> {
+    const Client client(dependency_);
+    const auto exchange = [&](resilience::Attempt& attempt) { return client.Exchange(attempt, origin, request); };
+    co_return co_await resilience::Protect(call, dependency_, exchange);
+  });
+  server.join();
+  ASSERT_TRUE(response) << response.error().ToString();
+  EXPECT_EQ(request_,
+            "POST /a%20b?c=d HTTP/1.1\r\nHost: signed.example\r\nX-Empty: \r\nX-Twice: 1\r\nX-Twice: 2\r\n"
+            "Content-Length: 1\r\nConnection: close\r\nAccept: */*\r\n\r\ne");
+}
+
+TEST_F(ClientTest, ANameThatNobodyHasIsUnavailable) {
+  const auto response = Get(1, "/", {}, "nobody.invalid");
+  ASSERT_FALSE(response);
+  EXPECT_EQ(response.error().code(), Code::kUnavailable);
+  EXPECT_THAT(response.error().detail(), HasSubstr("GET http://nobody.invalid:1/: Host not found"));
 }
 
 TEST_F(ClientTest, ARefusedConnectionIsUnavailable) {
@@ -139,6 +236,7 @@ TEST_F(ClientTest, ARefusedConnectionIsUnavailable) {
   const auto response = Get(listener.port());
   ASSERT_FALSE(response);
   EXPECT_EQ(response.error().code(), Code::kUnavailable);
+  EXPECT_THAT(response.error().detail(), HasSubstr("Connection refused"));
 }
 
 TEST_F(ClientTest, TheDeadlineEndsTheWaitAndClosesTheSocket) {
@@ -165,6 +263,27 @@ TEST_F(ClientTest, CancellationEndsTheWaitAndClosesTheSocket) {
   EXPECT_TRUE(scope.Stop(kPeerLimit));
   EXPECT_EQ(ended.get_future().get(), Code::kCancelled);
   EXPECT_TRUE(peer.AtEnd());
+}
+
+// Larger than what the sockets take while nobody reads.
+TEST_F(ClientTest, CancellationEndsAWriteAndClosesTheSocket) {
+  const std::string body(64 * 1024 * 1024, 'x');
+  PeerListener listener;
+  runtime::Scope scope(runtime_);
+  std::promise<Code> ended;
+  scope.Spawn("post", [&](Call& call) -> Task<void> {
+    const Client client(dependency_);
+    const auto response =
+        co_await client.Send(call, {.host = "127.0.0.1", .port = listener.port()},
+                             {.method = "POST", .path = "/", .body = body}, resilience::Idempotency::kNone);
+    ended.set_value(response ? Code::kOk : response.error().code());
+    co_return Ok();
+  });
+  Peer peer = listener.Accept();
+  EXPECT_THAT(peer.ReadMessage(/*with_body=*/false), StartsWith("POST / "));
+  EXPECT_TRUE(scope.Stop(kPeerLimit));
+  EXPECT_EQ(ended.get_future().get(), Code::kCancelled);
+  EXPECT_LT(peer.ReadToEnd().size(), body.size()) << "the rest was not sent after all";
 }
 
 TEST_F(ClientTest, ACallThatHasEndedOpensNoConnection) {
@@ -255,6 +374,56 @@ TEST_F(ClientTest, ALookUpWhoseCallerHasGoneKeepsItsPlaceUntilItIsOver) {
     EXPECT_EQ(dependency_.bulkhead().in_use(), 0) << "what is left of the look-up has nothing of the dependency's";
     EXPECT_EQ(dependency_.bulkhead().orphaned(), 0);
     EXPECT_TRUE(tests::Eventually([&] { return over == kOthers; }));
+  }
+}
+
+TEST(OriginTest, UrlsOfServersAreRead) {
+  const auto authority = [](std::string_view url) {
+    const auto origin = ParseOrigin(url);
+    return origin ? (origin->tls ? "tls " : "") + origin->Authority() : origin.error().message();
+  };
+  EXPECT_EQ(authority("http://host"), "host");
+  EXPECT_EQ(authority("http://host/"), "host");
+  EXPECT_EQ(authority("http://host:80"), "host");
+  EXPECT_EQ(authority("https://host"), "tls host");
+  EXPECT_EQ(authority("https://host:443/"), "tls host");
+  EXPECT_EQ(authority("https://host:80"), "tls host:80");
+  EXPECT_EQ(authority("http://[::1]:5000"), "[::1]:5000");
+  for (const char* url : {"", "host", "ftp://host", "http://", "http://:80", "http://host:0", "http://host:65536",
+                          "http://host:80x", "http://host:", "http://host/path", "http://host?query", "http://[::1",
+                          "http://[::1]x", "http://ho st", "http://user:MARK@host"}) {
+    const auto origin = ParseOrigin(url);
+    EXPECT_FALSE(origin) << url;
+    EXPECT_EQ(origin.error().code(), Code::kInvalidArgument);
+    EXPECT_THAT(origin.error().ToString(), testing::Not(HasSubstr("MARK")));
+  }
+}
+
+TEST_F(ClientTest, NothingFromElsewhereCanSplitARequest) {
+  const auto send = [&](Request request) {
+    return runtime_.RunBlocking<Response>(kPeerLimit, [&](Call& call) -> Task<Response> {
+      const Client client(dependency_);
+      co_return co_await client.Send(call, {.host = "127.0.0.1", .port = 1}, request, resilience::Idempotency::kNone);
+    });
+  };
+  const std::vector<Request> bad = {
+      {.method = "GET", .path = "/a b"},
+      {.method = "GET", .path = "/a\r\nX: y"},
+      {.method = "GET", .path = "a"},
+      {.method = "GET", .path = "/", .query = "a\nb"},
+      {.method = "GE T", .path = "/"},
+      {.method = "", .path = "/"},
+      {.method = "GET", .path = "/", .headers = {{"X", "a\r\nY: b"}}},
+      {.method = "GET", .path = "/", .headers = {{"X: y\r\nZ", "a"}}},
+      {.method = "GET", .path = "/", .headers = {{"", "a"}}},
+      {.method = "GET", .path = "/", .headers = {{"content-LENGTH", "5"}}},
+      {.method = "GET", .path = "/", .headers = {{"Transfer-Encoding", "chunked"}}},
+      {.method = "GET", .path = "/", .headers = {{"traceparent", "x"}}},
+  };
+  for (const Request& request : bad) {
+    const auto response = send(request);
+    ASSERT_FALSE(response);
+    EXPECT_EQ(response.error().code(), Code::kInvalidArgument);
   }
 }
 

@@ -80,6 +80,12 @@ class Peer {
     return std::exchange(received_, {});
   }
 
+  // What can be read now, after a wait for it; nothing at the end.
+  std::string ReadSome() {
+    if (received_.empty()) ReadMore();
+    return std::exchange(received_, {});
+  }
+
   // True if something, or the end, can be read within `limit`.
   bool Readable(std::chrono::milliseconds limit) const {
     pollfd wait{.fd = socket_, .events = POLLIN, .revents = 0};

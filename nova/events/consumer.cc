@@ -320,7 +320,9 @@ Task<void> Consumer::State::Subscription::Step(Call& call) {
   {
     Call limited(call, kTransactionLimit);
     const Result<void> applied = co_await state_.outbox.InTransaction(
-        limited, [this, &limited, &look](Transaction& transaction) { return Apply(limited, transaction, look); });
+        limited, [this, &limited, &look](Transaction& transaction) { return Apply(limited, transaction, look); },
+        // What it has looked at, and how often, is counted below.
+        postgres::OnConflict::kFail);
     if (!applied) {
       Failed(look, applied.error());
       co_return applied;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <fmt/format.h>
 #include <fstream>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -54,6 +55,22 @@ class EventsCrashTest : public EventsTest, public ::testing::WithParamInterface<
   void Crash(const std::string& service, const std::string& point, int passing);
 
   double Duplicates() { return beta_.Consumed(kType, "duplicate"); }
+
+  // A row of what came of every crash, for people; the expectations are elsewhere.
+  void AddRow() {
+    const auto& [point, passing] = GetParam();
+    const auto committed = Value(kProducer, "SELECT count(*) FROM made");
+    const auto lost = Value(kProducer, "SELECT coalesce(sum(sequence), 0)::bigint FROM events.aggregates") - Effects();
+    const auto repeated = Value(kConsumer, "SELECT coalesce(sum(count), 0)::bigint FROM counters") - Effects();
+    rows_ += fmt::format("{:<22} {:>7} {:>10} {:>8} {:>6} {:>9} {:>13} {:>13}\n", point, passing, committed, Effects(),
+                         lost, repeated, Value(kConsumer, kOutOfOrder), Duplicates());
+  }
+  static void TearDownTestSuite() {
+    std::printf("%-22s %7s %10s %8s %6s %9s %13s %13s\n%s", "killed at", "passing", "committed", "applied", "lost",
+                "repeated", "out of order", "came again", rows_.c_str());
+    EventsTest::TearDownTestSuite();
+  }
+  static inline std::string rows_;
 
   const tests::FixtureFolder folder_{"nova-test-crash-"};
   Process alpha_{runtime_, kProducer};
@@ -152,6 +169,7 @@ TEST_P(EventsCrashTest, LosesAndRepeatsNothing) {
   beta_.StartConsumer(Subscribe);
   MustMake(alpha_, "user/a", 2);
   ExpectExactlyOnce();
+  AddRow();
 
   // That it was the step it is called: what was done and not written down is done again, and nothing else. A maker that
   // is killed takes its relay along, wherever that is.

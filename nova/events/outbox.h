@@ -51,8 +51,9 @@ class Outbox {
   // Pool::InTransaction, after which the relay of this process looks at once. What is appended elsewhere is published
   // too, at the relay's next look.
   template <class F>
-  auto InTransaction(runtime::Call& call, F body) -> std::invoke_result_t<F&, postgres::Transaction&> {
-    auto result = co_await pool_.InTransaction(call, std::move(body));
+  auto InTransaction(runtime::Call& call, F body, postgres::OnConflict on_conflict = postgres::OnConflict::kRepeat)
+      -> std::invoke_result_t<F&, postgres::Transaction&> {
+    auto result = co_await pool_.InTransaction(call, std::move(body), on_conflict);
     // UNKNOWN: it may have been committed.
     if (result || result.error().code() == Code::kUnknown) Wake();
     co_return result;
@@ -61,7 +62,7 @@ class Outbox {
   // Adds an event to the transaction: it will be published if, and only if, that commits. `aggregate` names what the
   // event is about ("account/<id>"); its events are numbered from 1 without gaps and reach every consumer in that
   // order, because the row of its counter is locked until the transaction ends. Append last, so as to hold it briefly,
-  // and several aggregates always in the same order, lest two transactions wait for each other (ABORTED). The counter
+  // and several aggregates always in the same order, lest two transactions wait for each other. The counter
   // stays when the aggregate is gone. The event's type is the message's full name, its trace the call's.
   //
   // `event` must live until it returns. Errors: those of Transaction::Query; INVALID_ARGUMENT if the event is larger

@@ -116,6 +116,8 @@ struct Pool::State {
                                  {{"pool", config.name}, {"state", "idle"}})),
         waiters_gauge(
             metrics.Gauge("nova_postgres_waiters", "Calls that wait for a connection", {{"pool", config.name}})),
+        repeated(metrics.Counter("nova_postgres_transaction_retries_total",
+                                 "Transactions made again after a conflict with others", {{"pool", config.name}})),
         acquire_ok(AcquireHistogram(metrics, config.name, "ok")),
         acquire_error(AcquireHistogram(metrics, config.name, "error")) {}
 
@@ -143,6 +145,7 @@ struct Pool::State {
   prometheus::Gauge& in_use_gauge;
   prometheus::Gauge& idle_gauge;
   prometheus::Gauge& waiters_gauge;
+  prometheus::Counter& repeated;
   prometheus::Histogram& acquire_ok;
   prometheus::Histogram& acquire_error;
 
@@ -311,7 +314,8 @@ bool Pool::State::IsClosing() {
 }
 
 struct Transaction::State {
-  State(Call& call, Pool& owner) : pool(owner), guard(call, owner.database_, {.lasting = true}) {}
+  State(Call& call, Pool& owner, bool again)
+      : pool(owner), guard(call, owner.database_, {.lasting = true, .again = again}) {}
 
   // Of an error that came from the connection, under a call that goes on: the first one that is a fault is the verdict.
   void Note(const Error& error) {
@@ -396,9 +400,18 @@ Task<Rows> Pool::Run(Call& call, Statement statement, Params params, bool always
   co_return rows;
 }
 
-Task<Transaction> Pool::Begin(Call& call) {
+std::optional<Duration> Pool::RepeatAfter(const Call& call, const Error& error, runtime::RetryAllowance& own_allowance,
+                                          int tries) {
+  if (!IsConflict(error)) return std::nullopt;
+  runtime::RetryAllowance& allowance = call.retries() != nullptr ? *call.retries() : own_allowance;
+  const auto pause = resilience::TakeRetry(call, database_, allowance, tries, call.Remaining());
+  if (pause) state_->repeated.Increment();
+  return pause;
+}
+
+Task<Transaction> Pool::Begin(Call& call, bool again) {
   const PoolConfig& config = state_->config;
-  auto state = std::make_unique<Transaction::State>(call, *this);
+  auto state = std::make_unique<Transaction::State>(call, *this, again);
   Guard& guard = state->guard;
   NOVA_CO_TRY(guard.Begin());
   if (guard.has_fault()) {

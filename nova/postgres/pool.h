@@ -12,8 +12,10 @@
 //   });
 #pragma once
 
+#include <cstdint>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <type_traits>
 #include <utility>
@@ -36,6 +38,12 @@
 namespace nova::postgres {
 
 class Lease;  // a connection taken out of the pool; internal
+
+// What becomes of a transaction that the server could not serialise with others, or ended to resolve a deadlock.
+enum class OnConflict : std::uint8_t {
+  kRepeat,  // it is made again
+  kFail,    // its error is returned: somebody else makes it again
+};
 
 // An open transaction, given to the body of Pool::InTransaction. Confined to the strand of the call.
 class Transaction {
@@ -63,8 +71,8 @@ class Transaction {
 };
 
 // Thread-safe. Each statement runs on its call's strand. Metrics: nova_postgres_pool_connections{state},
-// nova_postgres_waiters, nova_postgres_acquire_seconds, nova_postgres_query_seconds{statement,outcome}; and those of
-// the dependency.
+// nova_postgres_waiters, nova_postgres_acquire_seconds, nova_postgres_query_seconds{statement,outcome},
+// nova_postgres_transaction_retries_total; and those of the dependency.
 //
 // A call returns as soon as it ends. What the server still does for it is ended in the background: the statement is
 // cancelled, a transaction rolled back, each within cancel_drain, and past that the connection is closed. As long the
@@ -98,21 +106,25 @@ class Pool {
   // Runs `body(Transaction&) -> Task<T>` between BEGIN and COMMIT and returns its value. The isolation level is READ
   // COMMITTED, unless the body's first statement is SET TRANSACTION.
   //
-  // Errors: those of `body`, after a rollback; those of Query; ABORTED if the server asks for another try, which is the
-  // caller's decision; INTERNAL if `body` swallowed a statement's error and succeeded; UNKNOWN if the connection broke
-  // during COMMIT, so that nobody knows.
-  // Rollback: whenever `body` fails or throws, or the call has ended before COMMIT; in the background if the call has
-  // ended. If the server does not confirm it within cancel_drain the connection is closed, which rolls back too.
-  // Deadline: the call's for the whole, since `body` decides how long it takes; the earlier of the dependency's timeout
-  // and the call's for each statement, and for BEGIN with the wait for a connection. The server knows them as
-  // statement_timeout and idle_in_transaction_session_timeout, with cancel_drain on top, so that locks are not held
-  // by a process that has died. A COMMIT that was sent is waited for (what a statement may take, plus cancel_drain),
-  // even if the call ends: its outcome must be known.
-  // Breaker: the whole is one try of the dependency, with one place in its bulkhead and one verdict. What its
-  // statements met decides; what `body` failed with for reasons of its own says nothing about the database. It is slow
-  // if one of its statements was, however long `body` takes.
+  // A conflict with other transactions (SQLSTATE 40001 and 40P01, COMMIT's included) undoes all, and `body` runs again,
+  // on whatever connection comes free: after a random pause, as often as the dependency's retry policy, its budget and
+  // the request's allowance have it. So `body` must have no effect but by its statements, and begin anew each time.
+  //
+  // Errors: those of `body`, after a rollback; those of Query; ABORTED if there were conflicts to the end, or with
+  // kFail, or a lock was not had in time (55P03); INTERNAL if `body` swallowed a statement's error and succeeded;
+  // UNKNOWN if the connection broke during COMMIT, so that nobody knows. Rollback: whenever `body` fails or throws, or
+  // the call has ended before COMMIT; in the background if the call has ended. If the server does not confirm it within
+  // cancel_drain the connection is closed, which rolls back too. Deadline: the call's for the whole, since `body`
+  // decides how long it takes; the earlier of the dependency's timeout and the call's for each statement, and for BEGIN
+  // with the wait for a connection. The server knows them as statement_timeout and idle_in_transaction_session_timeout,
+  // with cancel_drain on top, so that locks are not held by a process that has died. A COMMIT that was sent is waited
+  // for (what a statement may take, plus cancel_drain), even if the call ends: its outcome must be known. Breaker: the
+  // whole is one try of the dependency, with one place in its bulkhead and one verdict. What its statements met
+  // decides; what `body` failed with for reasons of its own says nothing about the database. It is slow if one of its
+  // statements was, however long `body` takes.
   template <class F>
-  auto InTransaction(runtime::Call& call, F body) -> std::invoke_result_t<F&, Transaction&>;
+  auto InTransaction(runtime::Call& call, F body, OnConflict on_conflict = OnConflict::kRepeat)
+      -> std::invoke_result_t<F&, Transaction&>;
 
   // SELECT 1 on a connection of the pool, for health. Asked even if the breaker is open: a success is how it closes
   // where nobody else calls.
@@ -130,7 +142,12 @@ class Pool {
 
   // `always`: whatever the breaker says.
   runtime::Task<Rows> Run(runtime::Call& call, Statement statement, Params params, bool always = false);
-  runtime::Task<Transaction> Begin(runtime::Call& call);
+  template <class F>
+  auto InOneTransaction(runtime::Call& call, F& body, bool again) -> std::invoke_result_t<F&, Transaction&>;
+  // The pause before a transaction that ended so is made again, for the n-th time.
+  std::optional<Duration> RepeatAfter(const runtime::Call& call, const Error& error,
+                                      runtime::RetryAllowance& own_allowance, int tries);
+  runtime::Task<Transaction> Begin(runtime::Call& call, bool again);
   // Both end the transaction, and its try of the dependency with a verdict.
   runtime::Task<void> Commit(runtime::Call& call, Transaction& transaction);
   runtime::Awaitable<void> Rollback(runtime::Call& call, Transaction& transaction);
@@ -148,9 +165,22 @@ class Pool {
 };
 
 template <class F>
-auto Pool::InTransaction(runtime::Call& call, F body) -> std::invoke_result_t<F&, Transaction&> {
+auto Pool::InTransaction(runtime::Call& call, F body, OnConflict on_conflict)
+    -> std::invoke_result_t<F&, Transaction&> {
+  runtime::RetryAllowance own_allowance = resilience::OwnAllowance(database_);
+  for (int tries = 1;; ++tries) {
+    auto result = co_await InOneTransaction(call, body, tries > 1);
+    if (result || on_conflict == OnConflict::kFail) co_return result;
+    const std::optional<Duration> pause = RepeatAfter(call, result.error(), own_allowance, tries);
+    if (!pause) co_return result;
+    if (auto slept = co_await runtime::Sleep(call, *pause); !slept) co_return result;
+  }
+}
+
+template <class F>
+auto Pool::InOneTransaction(runtime::Call& call, F& body, bool again) -> std::invoke_result_t<F&, Transaction&> {
   using T = runtime::TaskValueOf<F, Transaction&>;
-  NOVA_CO_TRY(Transaction transaction, co_await Begin(call));
+  NOVA_CO_TRY(Transaction transaction, co_await Begin(call, again));
   Result<T> result = Error();
   std::exception_ptr thrown;
   try {

@@ -282,13 +282,13 @@ TEST_P(ResilienceTest, EachStatementOfATransactionHasTheTimeoutAndTheWholeHasThe
 // A transaction may last as long as its body; what counts is how long the database took.
 TEST_P(ResilienceTest, SlowStatementsOfTransactionsOpenTheBreakerAndSlowBodiesDoNot) {
   auto policies = Strict();
-  policies.slow = 100ms;
+  policies.slow = 400ms;
   policies.breaker.slow_ratio = 1;
   MakePool(Defaults(), policies);
   for (int i = 0; i < 3; ++i) {
     const auto body = InTransaction<void>([&](Call& call, Transaction& transaction) -> Task<void> {
       NOVA_CO_TRY(co_await transaction.Query(call, kOne));
-      co_return co_await runtime::Sleep(call, 120ms);
+      co_return co_await runtime::Sleep(call, 420ms);
     });
     EXPECT_TRUE(body.ok()) << body.error().ToString();
   }
@@ -300,7 +300,7 @@ TEST_P(ResilienceTest, SlowStatementsOfTransactionsOpenTheBreakerAndSlowBodiesDo
           NOVA_CO_TRY(co_await transaction.Query(call, kNap));
           co_return Ok();
         },
-        250ms);
+        900ms);
     EXPECT_EQ(slow.error().code(), Code::kDeadlineExceeded);
   }
   EXPECT_EQ(State(), Breaker::State::kOpen);
@@ -380,7 +380,9 @@ TEST_P(ResilienceTest, AStalledServerOpensTheBreakerAndItClosesAfterwards) {
 
 // Where nobody else calls, health's question is what finds out that the database is back.
 TEST_P(ResilienceTest, PingsAreNeverRefusedAndCloseTheBreaker) {
-  MakePool(Defaults(), Strict());
+  auto policies = Strict();
+  policies.breaker.open_time = 3s;
+  MakePool(Defaults(), policies);
   for (int i = 0; i < 2; ++i) EXPECT_FALSE(InTransaction<void>(LoseConnection).ok());
   ASSERT_EQ(State(), Breaker::State::kOpen);
   EXPECT_EQ(Query("SELECT 1").error().code(), Code::kUnavailable);
@@ -394,7 +396,9 @@ TEST_P(ResilienceTest, PingsAreNeverRefusedAndCloseTheBreaker) {
 }
 
 TEST_P(ResilienceTest, ALostConnectionInATransactionIsOneFault) {
-  MakePool(Defaults(), Strict());
+  auto policies = Strict();
+  policies.breaker.open_time = 30s;
+  MakePool(Defaults(), policies);
   const auto lose_and_go_on = [&] {
     return InTransaction<void>([&](Call& call, Transaction& transaction) -> Task<void> {
       NOVA_CO_TRY(co_await transaction.Query(call, kInsert, 1));

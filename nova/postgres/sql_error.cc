@@ -85,4 +85,9 @@ bool ViolatesConstraint(const Error& error, std::string_view constraint) {
   return found && found->constraint == constraint && found->state.starts_with("23");
 }
 
+bool IsConflict(const Error& error) {
+  const std::optional<SqlError> said = SqlErrorOf(error);
+  return said && (said->state == "40001" || said->state == "40P01");
+}
+
 }  // namespace nova::postgres

@@ -40,6 +40,10 @@ std::optional<SqlError> SqlErrorOf(const Error& error);
 // statement, a value or other transactions make fail.
 bool IsDatabaseFault(const Error& error);
 
+// Whether the server has undone a transaction because of what others did at the same time, so that another try may
+// well succeed: 40001 and 40P01. Not 55P03, after which somebody still holds the lock.
+bool IsConflict(const Error& error);
+
 // True if `error` says that this constraint was violated.
 bool ViolatesConstraint(const Error& error, std::string_view constraint);
 

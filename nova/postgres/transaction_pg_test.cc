@@ -1,6 +1,8 @@
+#include <atomic>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdexcept>
+#include <vector>
 
 #include "nova/postgres/pg_test.h"
 
@@ -206,28 +208,98 @@ TEST_P(TransactionTest, ACommitThatTheServerRefusesIsItsError) {
   EXPECT_EQ(Connections("idle"), 1);
 }
 
-TEST_P(TransactionTest, ADeadlockIsAborted) {
-  Must("INSERT INTO entry VALUES (10), (20)");
-  constexpr Statement kLock{"lock", "SELECT id FROM entry WHERE id = $1 FOR UPDATE"};
-  const OneShot<bool> first_has_10;
-  const OneShot<bool> second_has_20;
-  const auto crossing = [&](std::int64_t mine, std::int64_t other, OneShot<bool> i_have, OneShot<bool> you_have) {
-    return [=, this, &kLock](Call& call) {
-      return pool_->InTransaction(call, [=, &call, &kLock](Transaction& transaction) -> Task<void> {
-        NOVA_CO_TRY(co_await transaction.Query(call, kLock, mine));
-        (void)i_have.TrySet(true);
-        NOVA_CO_TRY(co_await you_have.Wait(call));
-        NOVA_CO_TRY(co_await transaction.Query(call, kLock, other));
-        co_return Ok();
-      });
+// Two transactions that lock the same two rows, each the other way round; what became of each. Whoever is made again
+// waits for the other one to have both rows: PostgreSQL would let it have the row that it has just given back before
+// the other one wakes up for it, and the two would meet once more.
+class DeadlockTest : public TransactionTest {
+ protected:
+  std::vector<Result<void>> Cross(OnConflict on_conflict) {
+    Must("INSERT INTO entry VALUES (10), (20)");
+    static constexpr Statement kLock{"lock", "SELECT id FROM entry WHERE id = $1 FOR UPDATE"};
+    const OneShot<bool> first_has_10;
+    const OneShot<bool> second_has_20;
+    const OneShot<bool> one_has_both;
+    const auto crossing = [&](std::int64_t mine, std::int64_t other, OneShot<bool> i_have, OneShot<bool> you_have) {
+      return [=, this](Call& call) {
+        return pool_->InTransaction(
+            call,
+            [=, this, &call](Transaction& transaction) -> Task<void> {
+              if (++bodies_ > 2) NOVA_CO_TRY(co_await one_has_both.Wait(call));
+              NOVA_CO_TRY(co_await transaction.Query(call, kLock, mine));
+              (void)i_have.TrySet(true);
+              NOVA_CO_TRY(co_await you_have.Wait(call));
+              NOVA_CO_TRY(co_await transaction.Query(call, kLock, other));
+              (void)one_has_both.TrySet(true);
+              co_return Ok();
+            },
+            on_conflict);
+      };
     };
-  };
-  Started<void> first(runtime_, crossing(10, 20, first_has_10, second_has_20));
-  Started<void> second(runtime_, crossing(20, 10, second_has_20, first_has_10));
-  const auto a = first.Get();
-  const auto b = second.Get();
-  EXPECT_NE(a.ok(), b.ok()) << "one wins";
-  EXPECT_EQ((a.ok() ? b : a).error().code(), Code::kAborted);
+    Started<void> first(runtime_, crossing(10, 20, first_has_10, second_has_20));
+    Started<void> second(runtime_, crossing(20, 10, second_has_20, first_has_10));
+    return {first.Get(), second.Get()};
+  }
+  // Enough calls for the budget to allow a retry.
+  void PayIn() {
+    for (int i = 0; i < 10; ++i) Must("SELECT 1");
+  }
+  double Repeated() {
+    return metrics_->Counter("nova_postgres_transaction_retries_total", "", {{"pool", "main"}}).Value();
+  }
+
+  std::atomic<int> bodies_ = 0;
+};
+
+INSTANTIATE_TEST_SUITE_P(Routes, DeadlockTest, ::testing::Values(Route::kDirect, Route::kPooled), RouteName);
+
+TEST_P(DeadlockTest, WhoeverLostIsMadeAgain) {
+  PayIn();
+  for (const Result<void>& done : Cross(OnConflict::kRepeat)) EXPECT_TRUE(done) << done.error().ToString();
+  EXPECT_EQ(bodies_, 3);
+  EXPECT_EQ(Repeated(), 1);
+  EXPECT_EQ(metrics_->Counter("nova_dependency_retries_total", "", {{"dependency", "postgres"}}).Value(), 1);
+}
+
+TEST_P(DeadlockTest, IsAbortedWhereSomebodyElseRepeats) {
+  PayIn();
+  const auto done = Cross(OnConflict::kFail);
+  EXPECT_NE(done[0].ok(), done[1].ok()) << "one wins";
+  EXPECT_EQ((done[0].ok() ? done[1] : done[0]).error().code(), Code::kAborted);
+  EXPECT_EQ(bodies_, 2);
+}
+
+TEST_P(DeadlockTest, IsAbortedWithoutABudget) {
+  auto policies = Policies();
+  policies.retry.budget_ratio = 0;
+  MakePool(Defaults(), policies);
+  PayIn();
+  const auto done = Cross(OnConflict::kRepeat);
+  EXPECT_NE(done[0].ok(), done[1].ok());
+  EXPECT_EQ((done[0].ok() ? done[1] : done[0]).error().code(), Code::kAborted);
+  EXPECT_EQ(Repeated(), 0);
+}
+
+TEST_P(DeadlockTest, ATransactionThatCannotBeSerialisedIsMadeAgain) {
+  PayIn();
+  Must("INSERT INTO entry VALUES (1)");
+  int bodies = 0;
+  const auto done = runtime_.RunBlocking<std::int64_t>(kSoon, [&](Call& call) {
+    return pool_->InTransaction(call, [&](Transaction& transaction) -> Task<std::int64_t> {
+      NOVA_CO_TRY(co_await transaction.Query(call, {"level", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"}));
+      NOVA_CO_TRY(const Rows seen, co_await transaction.Query(call, {"look", "SELECT max(id) FROM entry"}));
+      NOVA_CO_TRY(const auto id, seen[0].Get<std::int64_t>(0));
+      // Somebody else is faster, once.
+      if (++bodies == 1) {
+        NOVA_CO_TRY(co_await pool_->Query(call, {"faster", "UPDATE entry SET id = id + 100"}));
+      }
+      NOVA_CO_TRY(co_await transaction.Query(call, {"move", "UPDATE entry SET id = id + 1"}));
+      co_return id;
+    });
+  });
+  ASSERT_TRUE(done) << done.error().ToString();
+  EXPECT_EQ(*done, 101);
+  EXPECT_EQ(bodies, 2);
+  EXPECT_EQ(Value<std::int64_t>("SELECT id FROM entry"), 102);
 }
 
 }  // namespace

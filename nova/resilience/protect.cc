@@ -29,6 +29,13 @@ void SetSpent(const Call& call, const Dependency& dependency, bool spent) {
   if (auto* const allowance = call.retries()) allowance->spent = spent;
 }
 
+std::optional<Duration> Refuse(const Call& call, Dependency& dependency, NoRetry reason) {
+  dependency.CountRefusedRetry(reason);
+  // Those above must not try either what was given up here.
+  SetSpent(call, dependency, true);
+  return std::nullopt;
+}
+
 }  // namespace
 
 Guard::Guard(Call& call, Dependency& dependency, const ProtectOptions& options)
@@ -41,7 +48,7 @@ Guard::Guard(Call& call, Dependency& dependency, const ProtectOptions& options, 
       start_(now),
       policy_limits_(LimitOf(dependency, options) < call.deadline() - now),
       call_(call, LimitOf(dependency, options), now),
-      own_allowance_{.left = dependency.config().retry.tries_max - 1} {
+      own_allowance_(OwnAllowance(dependency)) {
   attempt_.call_ = &call_;
   attempt_.allowance_ = call.retries() != nullptr ? call.retries() : &own_allowance_;
 }
@@ -54,15 +61,16 @@ Guard::~Guard() {
 }
 
 Result<void> Guard::Begin() {
-  const bool first = attempt_.number_ == 0;
-  NOVA_TRY(first ? call_.Check(start_) : call_.Check());
+  const bool begins = attempt_.number_ == 0;
+  const bool first = begins && !options_.again;
+  NOVA_TRY(begins ? call_.Check(start_) : call_.Check());
   // Who goes on after something was given up has got over it; the request must not be judged by that any more.
   if (first) {
     SetSpent(parent_, dependency_, false);
   } else {
     dependency_.CountRetry();
   }
-  const SteadyTime now = first && &dependency_.clock() == &Clock::System() ? start_ : Now();
+  const SteadyTime now = begins && &dependency_.clock() == &Clock::System() ? start_ : Now();
   if (options_.always) {
     attempt_.breaker_ = dependency_.breaker().AcquireAlways(now, options_.patience);
   } else {
@@ -157,31 +165,28 @@ Error Guard::Failed(Error error) {
                                                             (error.detail().empty() ? "" : ": " + error.detail()));
 }
 
-std::optional<Duration> Guard::Refuse(NoRetry reason) {
-  dependency_.CountRefusedRetry(reason);
-  // Those above must not try either what was given up here.
-  SetSpent(parent_, dependency_, true);
-  return std::nullopt;
-}
-
 std::optional<Duration> Guard::RetryAfter(const Error& error) {
   if (!IsRetryable(error, attempt_.said_)) return std::nullopt;
-  if (attempt_.said_ && !attempt_.said_->wait) return Refuse(NoRetry::kPushBack);
+  if (attempt_.said_ && !attempt_.said_->wait) return Refuse(parent_, dependency_, NoRetry::kPushBack);
   // Whoever may repeat the whole is further up: nothing is spent by not repeating a part.
   if (options_.idempotency == Idempotency::kNone) return std::nullopt;
-  const RetryConfig& config = dependency_.config().retry;
-  // Nor where retries are turned off, so that they are left to one hop of the chain.
+  return TakeRetry(parent_, dependency_, attempt_.allowance(), attempt_.number_, call_.Remaining(),
+                   attempt_.said_ ? Duration(*attempt_.said_->wait) : Duration());
+}
+
+std::optional<Duration> TakeRetry(const Call& call, Dependency& dependency, runtime::RetryAllowance& allowance,
+                                  int tries, Duration left, Duration pause_min) {
+  const RetryConfig& config = dependency.config().retry;
+  // Where retries are turned off they are left to one hop of the chain, and nothing is spent.
   if (config.tries_max == 1 || config.budget_ratio == 0) return std::nullopt;
-  if (attempt_.number_ >= config.tries_max) return Refuse(NoRetry::kTries);
-  runtime::RetryAllowance& allowance = attempt_.allowance();
-  if (allowance.left <= 0) return Refuse(NoRetry::kAllowance);
-  Duration pause = Backoff(config, attempt_.number_, dependency_.Random());
-  if (attempt_.said_) pause = std::max<Duration>(pause, *attempt_.said_->wait);
-  if (pause >= call_.Remaining()) return Refuse(NoRetry::kDeadline);
-  if (!dependency_.retry_budget().TryWithdraw()) return Refuse(NoRetry::kBudget);
+  if (tries >= config.tries_max) return Refuse(call, dependency, NoRetry::kTries);
+  if (allowance.left <= 0) return Refuse(call, dependency, NoRetry::kAllowance);
+  const Duration pause = std::max(Backoff(config, tries, dependency.Random()), pause_min);
+  if (pause >= left) return Refuse(call, dependency, NoRetry::kDeadline);
+  if (!dependency.retry_budget().TryWithdraw()) return Refuse(call, dependency, NoRetry::kBudget);
   --allowance.left;
   ++allowance.used;
-  dependency_.ShowTokens();
+  dependency.ShowTokens();
   return pause;
 }
 

@@ -39,6 +39,8 @@ struct ProtectOptions {
   Duration limit = Duration::max();
   // The work lasts as long as its caller wants (a stream): no timeout but the caller's, and never slow.
   bool lasting = false;
+  // The client has made it before, and took this retry itself (TakeRetry): it counts as one, and pays nothing in.
+  bool again = false;
 };
 
 class Guard;
@@ -72,6 +74,18 @@ class Attempt {
   bool slow_ = false;
   Fault fault_ = Fault::kNone;
 };
+
+// Of a call that serves no request.
+inline runtime::RetryAllowance OwnAllowance(const Dependency& dependency) {
+  return {.left = dependency.config().retry.tries_max - 1};
+}
+
+// Whether there is to be another try after `tries` of them, and after which pause: at least `pause_min`, and only if
+// that is less than `left` of the time. Takes it out of the dependency's budget and the request's allowance, or counts
+// why not. For clients whose tries are more than one call of the dependency each; `call` is the one that all of them
+// serve.
+std::optional<Duration> TakeRetry(const runtime::Call& call, Dependency& dependency, runtime::RetryAllowance& allowance,
+                                  int tries, Duration left, Duration pause_min = {});
 
 // What Protect does between the tries; for clients whose work is no single task, such as a stream's. Confined to the
 // strand of `call`, which must outlive it. Gone before End, it gives its permits back, and the try counts as cancelled.
@@ -113,7 +127,6 @@ class Guard {
   SteadyTime Now() const;
   Judged Judge(Code code) const;
   void End(Outcome outcome, bool failed);
-  std::optional<Duration> Refuse(NoRetry reason);
 
   runtime::Call& parent_;
   Dependency& dependency_;

@@ -22,6 +22,9 @@ using runtime::Task;
 using Value = Cache::Value;
 
 constexpr double kTtlJitter = 0.1;
+constexpr std::chrono::milliseconds kPayAgain{250};
+// At a time, so that a Redis that is away is asked once.
+constexpr int kPayAtOnce = 100;
 
 // The first byte of what is stored says what it is.
 constexpr char kValueMark = '+';      // the rest is the value
@@ -55,6 +58,7 @@ struct Cache::State {
         misses(Requests("miss")),
         errors(Requests("error")),
         loading_gauge(metrics.Gauge("nova_cache_loading", "Keys that are being loaded", {{"cache", config.name}})),
+        owed_gauge(metrics.Gauge("nova_cache_owed", "Keys that Redis has yet to forget", {{"cache", config.name}})),
         load_seconds(metrics.Histogram("nova_cache_load_seconds", "Time of a load from the truth",
                                        telemetry::kLatencyBuckets, {{"cache", config.name}})),
         random(seed) {}
@@ -111,13 +115,24 @@ struct Cache::State {
   Task<std::vector<Value>> LoadFromTruth(Call& call, const std::vector<std::string>& keys, const BatchLoader& loader);
   // Stores what was loaded, where nothing is; that it could not costs only another load.
   Task<void> Store(Call& call, const std::vector<std::string>& keys, const std::vector<Value>& values);
-  Task<void> Set(Call& call, const std::string& key, const std::string& stored, std::int64_t ttl_ms);
+  // Forgets what is owed, until nothing is.
+  Task<void> Pay(Call& call);
   void Complete(const Loading& loading, const Result<Value>& result);
 
   // Whether so many more waits and loads are within the limits. Precondition: mutex is held. Errors:
   // RESOURCE_EXHAUSTED; UNAVAILABLE when closed.
   Result<void> Admit(std::size_t waits, std::size_t loads) const;
-  std::int64_t TtlMs(const Value& value);
+  std::chrono::milliseconds Ttl(const Value& value);
+  // How long a load that began before may store what is wrong.
+  std::chrono::milliseconds MarkTtl() const { return config.load_timeout + redis.timeout(); }
+  Command SetCommand(const std::string& key, const std::string& stored, std::chrono::milliseconds ttl) const {
+    return Command("SET", RedisKey(key), stored, "PX", ttl.count());
+  }
+  // Precondition of the next two: mutex is held. Whether somebody has to begin to pay.
+  bool Owe(const std::string& key);
+  bool IsBelieved(const std::string& key) const {
+    return Clock::System().Now() >= believed_from && !owed.contains(key);
+  }
   // Says in the log when Redis stops answering, and when it is back.
   void NoteRedis(const Error* error);
   std::string RedisKey(const std::string& key) const { return config.prefix + key; }
@@ -130,6 +145,7 @@ struct Cache::State {
   prometheus::Counter& misses;
   prometheus::Counter& errors;
   prometheus::Gauge& loading_gauge;
+  prometheus::Gauge& owed_gauge;
   prometheus::Histogram& load_seconds;
   std::atomic<bool> redis_fails = false;
 
@@ -139,6 +155,11 @@ struct Cache::State {
   int loading_count = 0;  // keys, those included that were taken out of `flights`
   int waiting = 0;
   bool closing = false;
+  // Each with a number of its own, to tell whether it was owed once more while it was paid.
+  std::unordered_map<std::string, std::uint64_t> owed;
+  std::uint64_t owed_count = 0;
+  bool is_paying = false;
+  SteadyTime believed_from{};
   std::mt19937_64 random;
 };
 
@@ -172,6 +193,13 @@ Cache::State::Waits::~Waits() {
 }
 
 Task<std::vector<std::optional<Value>>> Cache::State::Ask(Call& call, const std::vector<std::string>& keys) {
+  // Before Redis is asked: what is paid meanwhile may have been answered before.
+  std::vector<bool> is_believed;
+  is_believed.reserve(keys.size());
+  {
+    std::lock_guard lock(mutex);
+    for (const std::string& key : keys) is_believed.push_back(IsBelieved(key));
+  }
   Command command("MGET");
   for (const std::string& key : keys) command.Add(RedisKey(key));
   NOVA_CO_TRY(Reply reply, co_await redis.Run(call, std::move(command)));
@@ -179,7 +207,8 @@ Task<std::vector<std::optional<Value>>> Cache::State::Ask(Call& call, const std:
   if (stored.size() != keys.size()) co_return Internal("internal error", "MGET replied with another number of values");
   std::vector<std::optional<Value>> known;
   known.reserve(keys.size());
-  for (Reply& element : stored) known.push_back(Decode(element));
+  for (std::size_t i = 0; i < keys.size(); ++i)
+    known.push_back(is_believed[i] ? Decode(stored[i]) : std::optional<Value>());
   co_return known;
 }
 
@@ -251,7 +280,7 @@ Task<void> Cache::State::Store(Call& call, const std::vector<std::string>& keys,
   std::vector<Command> commands;
   commands.reserve(keys.size());
   for (std::size_t i = 0; i < keys.size(); ++i)
-    commands.emplace_back("SET", RedisKey(keys[i]), Encode(values[i]), "NX", "PX", TtlMs(values[i]));
+    commands.emplace_back("SET", RedisKey(keys[i]), Encode(values[i]), "NX", "PX", Ttl(values[i]).count());
   NOVA_CO_TRY(const std::vector<Reply> replies, co_await redis.RunAll(call, std::move(commands)));
   for (const Reply& reply : replies) {
     if (reply.is_error()) co_return ToError(reply);
@@ -259,15 +288,43 @@ Task<void> Cache::State::Store(Call& call, const std::vector<std::string>& keys,
   co_return Ok();
 }
 
-Task<void> Cache::State::Set(Call& call, const std::string& key, const std::string& stored, std::int64_t ttl_ms) {
-  Result<void> set;
-  // A breaker that is still open must not keep a value that has become wrong: Redis may be back, and would serve it.
-  const auto reply = co_await redis.RunAlways(call, Command("SET", RedisKey(key), stored, "PX", ttl_ms));
-  if (!reply) set = reply.error();
-  // A load that is under way may know less; who comes from now on does not wait for it.
-  std::lock_guard lock(mutex);
-  flights.erase(key);
-  co_return set;
+bool Cache::State::Owe(const std::string& key) {
+  if (!owed.contains(key) && static_cast<int>(owed.size()) >= config.owed_max) {
+    const auto longest = std::max(config.ttl, config.negative_ttl);
+    believed_from =
+        Clock::System().Now() + longest + std::chrono::ceil<std::chrono::milliseconds>(longest * kTtlJitter);
+    telemetry::LogWarn("Redis has more to forget than can be remembered; everything is loaded for a while",
+                       {{"cache", config.name}, {"keys", config.owed_max}});
+  } else {
+    owed[key] = ++owed_count;
+    owed_gauge.Set(static_cast<double>(owed.size()));
+  }
+  return !closing && !std::exchange(is_paying, true);
+}
+
+Task<void> Cache::State::Pay(Call& call) {
+  for (;;) {
+    NOVA_CO_TRY(co_await runtime::Sleep(call, kPayAgain));
+    std::vector<std::pair<std::string, std::uint64_t>> part;
+    {
+      std::lock_guard lock(mutex);
+      if (owed.empty()) {
+        is_paying = false;
+        co_return Ok();
+      }
+      for (const auto& one : owed) {
+        part.push_back(one);
+        if (static_cast<int>(part.size()) == kPayAtOnce) break;
+      }
+    }
+    for (const auto& [key, number] : part) {
+      const std::string mark(1, kForgottenMark);
+      if (!co_await redis.RunAlways(call, SetCommand(key, mark, MarkTtl()))) break;
+      std::lock_guard lock(mutex);
+      if (const auto paid = owed.find(key); paid != owed.end() && paid->second == number) owed.erase(paid);
+      owed_gauge.Set(static_cast<double>(owed.size()));
+    }
+  }
 }
 
 void Cache::State::Complete(const Loading& loading, const Result<Value>& result) {
@@ -282,11 +339,11 @@ void Cache::State::Complete(const Loading& loading, const Result<Value>& result)
   for (const OneShot<Value>& waiter : waiters) (void)waiter.TrySet(result);
 }
 
-std::int64_t Cache::State::TtlMs(const Value& value) {
+std::chrono::milliseconds Cache::State::Ttl(const Value& value) {
   const auto ttl = static_cast<double>((value ? config.ttl : config.negative_ttl).count());
   std::lock_guard lock(mutex);
   const double factor = std::uniform_real_distribution<double>(1 - kTtlJitter, 1 + kTtlJitter)(random);
-  return std::max<std::int64_t>(1, static_cast<std::int64_t>(ttl * factor));
+  return std::chrono::milliseconds(std::max<std::int64_t>(1, static_cast<std::int64_t>(ttl * factor)));
 }
 
 void Cache::State::NoteRedis(const Error* error) {
@@ -395,15 +452,28 @@ Task<std::vector<Value>> Cache::GetMany(Call& call, std::vector<std::string> key
 }
 
 Task<void> Cache::Put(Call& call, std::string key, Value value) {
-  const auto state = state_;
-  const std::int64_t ttl_ms = state->TtlMs(value);
-  co_return co_await state->Set(call, key, Encode(value), ttl_ms);
+  const auto ttl = state_->Ttl(value);
+  return Set(call, std::move(key), Encode(value), ttl);
 }
 
 Task<void> Cache::Forget(Call& call, std::string key) {
+  return Set(call, std::move(key), std::string(1, kForgottenMark), state_->MarkTtl());
+}
+
+Task<void> Cache::Set(Call& call, std::string key, std::string stored, std::chrono::milliseconds ttl) {
   const auto state = state_;
-  const std::chrono::milliseconds mark = state->config.load_timeout + state->redis.timeout();
-  co_return co_await state->Set(call, key, std::string(1, kForgottenMark), mark.count());
+  Result<void> set;
+  // A breaker that is still open must not keep a value that has become wrong: Redis may be back, and would serve it.
+  const auto reply = co_await state->redis.RunAlways(call, state->SetCommand(key, stored, ttl));
+  if (!reply) set = reply.error();
+  std::lock_guard lock(state->mutex);
+  // A load that is under way may know less; who comes from now on does not wait for it.
+  state->flights.erase(key);
+  // Under the lock, as a load.
+  if (!set && state->Owe(key))
+    loads_.Spawn("cache " + state->config.name + ": forget what is owed",
+                 [state](Call& spawned) { return state->Pay(spawned); });
+  co_return set;
 }
 
 Result<void> Cache::Close(Duration limit) {

@@ -48,6 +48,8 @@ struct CacheConfig {
   int waiting_max = 16'384;
   // Keys of one GetMany.
   int batch_max = 1000;
+  // Keys whose Put or Forget Redis did not take, which are remembered until it does.
+  int owed_max = 10'000;
 };
 
 // Thread-safe. Keys and values are bytes; what they mean is the caller's affair.
@@ -60,8 +62,14 @@ struct CacheConfig {
 // it ran. A Get that begins when Put or Forget has returned OK sees no older value; in another process it may still
 // join a load that began before, for load_timeout at most.
 //
+// What Redis did not take is owed: this process forgets the key again, four times a second, until Redis takes it, and
+// believes nothing that Redis says about it before. So a Redis that comes back with what it knew before serves old
+// values to other processes for a moment only. Over owed_max, nothing that Redis holds is believed for a TTL. What is
+// owed ends with the process.
+//
 // Metrics: nova_cache_requests_total{cache,result} (hit, negative, miss, error: Redis did not answer),
-// nova_cache_loads_total{cache,outcome}, nova_cache_load_seconds{cache}, nova_cache_loading{cache} (keys).
+// nova_cache_loads_total{cache,outcome}, nova_cache_load_seconds{cache}, nova_cache_loading{cache} (keys),
+// nova_cache_owed{cache} (keys).
 class Cache {
  public:
   using Value = std::optional<std::string>;
@@ -91,7 +99,7 @@ class Cache {
 
   // Stores what the caller has just made true (nullopt: that there is no value). Of two that race the later one stays,
   // so a value with several writers is better forgotten. It is tried whatever the breaker says. Errors: of
-  // Client::RunAlways, after which Redis may hold the older value until its TTL.
+  // Client::RunAlways, after which the key is owed.
   runtime::Task<void> Put(runtime::Call& call, std::string key, Value value);
 
   // Drops what is known about `key`; call it after the commit that made it wrong. For load_timeout nothing is stored
@@ -104,6 +112,7 @@ class Cache {
  private:
   struct State;
   static std::uint64_t RandomSeed();
+  runtime::Task<void> Set(runtime::Call& call, std::string key, std::string stored, std::chrono::milliseconds ttl);
 
   std::shared_ptr<State> state_;
   runtime::Scope loads_;

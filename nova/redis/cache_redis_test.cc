@@ -97,6 +97,21 @@ TEST_F(CacheRedisTest, ValuesExpire) {
   EXPECT_EQ(Get(process, "1", "new"), "new");
 }
 
+// It keeps what it knows on disk.
+TEST_F(CacheRedisTest, ARedisThatComesBackWithWhatIsWrongIsToldToForgetIt) {
+  Process one(runtime_, metrics_, config_);
+  Process other(runtime_, metrics_, config_);
+  EXPECT_EQ(Get(one, "1", "old"), "old");
+  server_.Kill();
+  EXPECT_FALSE(Forget(one, "1").ok());
+  server_.Restart();
+  EXPECT_TRUE(Eventually([&] {
+    EXPECT_EQ(Get(one, "1", "new"), "new");
+    return server_.Command({"GET", "cachetest:x:1"}).text == "!";
+  }));
+  EXPECT_EQ(Get(other, "1", "new"), "new");
+}
+
 TEST_F(CacheRedisTest, WithoutRedisEverythingIsLoadedAndWithItKeptAgain) {
   Process process(runtime_, metrics_, config_);
   EXPECT_EQ(Get(process, "1", "a"), "a");

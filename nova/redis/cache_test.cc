@@ -39,6 +39,7 @@ class FakeStore {
       return reply;
     }
     EXPECT_EQ(command[0], "SET");
+    if (is_full_) return "-OOM command not allowed when used memory > 'maxmemory'.\r\n";
     const bool only_new = command[3] == "NX";
     EXPECT_EQ(command[only_new ? 4 : 3], "PX");
     if (only_new && entries_.contains(command[1])) return "$-1\r\n";
@@ -51,6 +52,11 @@ class FakeStore {
     const auto known = entries_.find(key);
     return known == entries_.end() ? std::nullopt : std::optional(known->second);
   }
+  // Whether it takes nothing more.
+  void set_full(bool is_full) {
+    std::lock_guard lock(mutex_);
+    is_full_ = is_full;
+  }
   void Erase(const std::string& key) {
     std::lock_guard lock(mutex_);
     entries_.erase(key);
@@ -59,6 +65,7 @@ class FakeStore {
  private:
   mutable std::mutex mutex_;
   std::map<std::string, Entry> entries_;  // guarded by mutex_
+  bool is_full_ = false;                  // guarded by mutex_
 };
 
 class RedisCacheTest : public ::testing::Test {
@@ -133,6 +140,8 @@ class RedisCacheTest : public ::testing::Test {
   double Requests(const std::string& result) const {
     return MetricValue(metrics_, "nova_cache_requests_total{cache=\"profile\",result=\"" + result + "\"}");
   }
+
+  double Owed() const { return MetricValue(metrics_, "nova_cache_owed{cache=\"profile\"}"); }
 
   FakeStore store_;
   ScriptedRedis peer_{[this](const ScriptedRedis::Command& command) { return store_.Handle(command); }};
@@ -281,6 +290,43 @@ TEST_F(RedisCacheTest, WhatHasBecomeWrongIsForgottenWhileTheBreakerIsOpen) {
   const auto forgotten = Forget("1");
   EXPECT_TRUE(forgotten.ok()) << forgotten.error().ToString();
   EXPECT_EQ(dependency_->breaker().state(), resilience::Breaker::State::kOpen);
+}
+
+TEST_F(RedisCacheTest, WhatRedisDidNotForgetIsNotBelievedUntilItHas) {
+  MakeCache();
+  ASSERT_TRUE(Put("1", "old").ok());
+  ASSERT_TRUE(Put("2", "bob").ok());
+  store_.set_full(true);
+  EXPECT_FALSE(Forget("1").ok());
+  EXPECT_EQ(Owed(), 1);
+  EXPECT_EQ(Get("1", "new"), "new");
+  EXPECT_EQ(Get("1", "newer"), "newer") << "nothing could be kept";
+  EXPECT_EQ(Get("2", "never asked"), "bob");
+  EXPECT_EQ(store_.Find("user:profile:1")->stored, "+old");
+  store_.set_full(false);
+  EXPECT_TRUE(Eventually([&] { return Owed() == 0; }));
+  EXPECT_EQ(store_.Find("user:profile:1")->stored, "!");
+  EXPECT_EQ(store_.Find("user:profile:2")->stored, "+bob");
+  store_.Erase("user:profile:1");
+  EXPECT_EQ(Get("1", "kept"), "kept");
+  EXPECT_EQ(Get("1", "never asked"), "kept");
+}
+
+TEST_F(RedisCacheTest, WhenMoreIsOwedThanIsRememberedNothingIsBelieved) {
+  config_.owed_max = 1;
+  MakeCache();
+  for (const char* const key : {"1", "2", "3"}) ASSERT_TRUE(Put(key, "old").ok());
+  store_.set_full(true);
+  EXPECT_FALSE(Put("1", "new").ok());
+  EXPECT_FALSE(Put("1", "new").ok());
+  EXPECT_EQ(Get("3", "never asked"), "old");
+  EXPECT_FALSE(Forget("2").ok());
+  EXPECT_EQ(Owed(), 1);
+  for (const char* const key : {"1", "2", "3"}) EXPECT_EQ(Get(key, "new"), "new");
+  store_.set_full(false);
+  EXPECT_TRUE(Eventually([&] { return Owed() == 0; }));
+  // Which they were is not known any more: their TTL must pass.
+  EXPECT_EQ(Get("2", "new"), "new");
 }
 
 TEST_F(RedisCacheTest, ACallThatEndsDoesNotEndTheLoadForOthers) {

@@ -181,13 +181,13 @@ TEST_F(RedisClientTest, ASilentPeerIsLeftAtReplyLimit) {
     return Echo(command);
   });
   ClientConfig config = To(peer.port());
-  config.reply_limit = 400ms;
+  config.reply_limit = 2s;
   config.reconnect_delay_min = config.reconnect_delay_max = 1ms;
   MakeClient(config);
-  EXPECT_EQ(CodeOf(Run(Command("ECHO", "gone"), 100ms)), Code::kDeadlineExceeded);
+  EXPECT_EQ(CodeOf(Run(Command("ECHO", "gone"), 1s)), Code::kDeadlineExceeded);
   const SteadyTime begin = Clock::System().Now();
   const auto behind = Run(Command("ECHO", "behind"));
-  EXPECT_LT(Clock::System().Now() - begin, 390ms) << "it is the first command's time that counts";
+  EXPECT_LT(Clock::System().Now() - begin, 1950ms) << "it is the first command's time that counts";
   ASSERT_FALSE(behind.ok());
   EXPECT_EQ(CodeOf(behind), Code::kUnavailable);
   EXPECT_NE(DetailOf(behind).find("redis.reply_limit"), std::string::npos) << DetailOf(behind);
@@ -736,7 +736,7 @@ TEST_F(RedisClientTest, WithoutASuccessorAConnectionServesUntilItsAgeAndNoLonger
     return !reply.ok();
   }));
   EXPECT_GE(Clock::System().Now() - begin, config.connection_lifetime);
-  EXPECT_LT(Clock::System().Now() - connected, config.connection_lifetime + 1s);
+  EXPECT_LT(Clock::System().Now() - connected, config.connection_lifetime + 5s);
   EXPECT_EQ(CodeOf(reply), Code::kUnavailable);
   EXPECT_NE(DetailOf(reply).find("redis.connect_timeout"), std::string::npos) << DetailOf(reply);
   peer.HoldPing(nullptr);

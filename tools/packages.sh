@@ -45,7 +45,7 @@ list() {
     libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libprotoc-dev \
     "libboost$boost-dev" "libboost-json$boost-dev" libpq-dev libssl-dev libsodium-dev prometheus-cpp-dev \
     libspdlog-dev libfmt-dev libyaml-cpp-dev libicu-dev libhiredis-dev libpcap-dev libgtest-dev libgmock-dev \
-    postgresql pgbouncer redis-server openssl python3 python3-grpcio python3-protobuf git ca-certificates procps iproute2
+    postgresql pgbouncer redis-server openssl python3 python3-venv python3-grpcio python3-protobuf git ca-certificates procps iproute2
 }
 
 # Those of the given packages that are not installed; asks dpkg only.

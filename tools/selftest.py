@@ -328,7 +328,7 @@ class DevTest(unittest.TestCase):
 
     def test_help_for_everything_and_for_each_verb(self):
         everything = self.run_dev("help").stdout
-        for verb in ("up", "build", "test", "check", "bench", "help"):
+        for verb in ("up", "build", "test", "check", "bench", "secrets-manager", "help"):
             with self.subTest(verb):
                 one = self.run_dev("help", verb)
                 self.assertEqual((one.returncode, one.stderr), (0, ""))
@@ -337,7 +337,8 @@ class DevTest(unittest.TestCase):
                 self.assertEqual(self.run_dev(verb, "--help").stdout, one.stdout)
 
     def test_usage_errors_are_one_line_and_status_2(self):
-        for arguments in (["bogus"], ["test", "--bogus"], ["test", "a", "b"], ["check", "--fast"], ["build", "nova"]):
+        for arguments in (["bogus"], ["test", "--bogus"], ["test", "a", "b"], ["check", "--fast"], ["build", "nova"],
+                          ["secrets-manager", "nonsense"]):
             with self.subTest(arguments):
                 result = self.run_dev(*arguments)
                 self.assertEqual((result.returncode, result.stdout), (2, ""))

@@ -95,9 +95,10 @@ Result<json::object> DecodeObject(std::string_view part, std::string_view what) 
   return object;
 }
 
-Error BadKey(std::string_view variable, const Error& error) {
-  return InvalidArgument(std::string(variable) + ": " + error.message() + "; give it a PEM key, or name its file in " +
-                             std::string(variable) + "_FILE",
+Error BadKey(std::string_view variable, const Error& error, Algorithm algorithm) {
+  const std::string_view wanted = algorithm == Algorithm::kHs256 ? "a secret in base64" : "a PEM key";
+  return InvalidArgument(std::string(variable) + ": " + error.message() + "; give it " + std::string(wanted) +
+                             ", or name its file in " + std::string(variable) + "_FILE",
                          error.detail());
 }
 
@@ -108,7 +109,8 @@ void Bind(config::Config& config, JwtConfig& jwt) {
   config.Field("auth.jwt_validation_key", jwt.validation_key, {.help = "public key in PEM, where no private key is"});
   std::string algorithm(AlgorithmName(jwt.algorithm));
   config.Field("auth.jwt_algorithm", algorithm,
-               {.help = "EdDSA, ES256 or RS256; the key must fit it", .one_of = {"EdDSA", "ES256", "RS256"}});
+               {.help = "EdDSA, ES256 or RS256; HS256 where nobody else verifies; the key must fit it",
+                .one_of = {"EdDSA", "ES256", "RS256", "HS256"}});
   if (const auto parsed = ParseAlgorithm(algorithm)) jwt.algorithm = *parsed;
   config.Field("auth.jwt_issuer", jwt.issuer, {.help = "the issuer of access tokens"});
   config.Field("auth.jwt_audience", jwt.audience, {.help = "whom access tokens are for; one match is enough"});
@@ -116,7 +118,7 @@ void Bind(config::Config& config, JwtConfig& jwt) {
                {.help = "life of an access token", .min = std::chrono::seconds(1), .max = std::chrono::hours(24)});
 }
 
-Result<JwtKeys> LoadJwtKeys(const JwtConfig& config) {
+Result<JwtKeys> LoadJwtKeys(const JwtConfig& config, bool others_verify) {
   if (config.issuer.empty()) return InvalidArgument("NOVA_AUTH_JWT_ISSUER: is empty; name the issuer of access tokens");
   if (config.audience.empty() || config.audience.size() > kAudienceMax)
     return InvalidArgument("NOVA_AUTH_JWT_AUDIENCE: 1 to " + std::to_string(kAudienceMax) + " names are needed");
@@ -124,17 +126,28 @@ Result<JwtKeys> LoadJwtKeys(const JwtConfig& config) {
     return InvalidArgument(std::string(kSigningKeyVariable) + ": there is no key; name a PEM file in " +
                            std::string(kSigningKeyVariable) + "_FILE, or in " + std::string(kValidationKeyVariable) +
                            "_FILE where tokens are only verified");
+  if (config.algorithm == Algorithm::kHs256) {
+    if (others_verify)
+      return InvalidArgument(
+          "NOVA_AUTH_JWT_ALGORITHM: with HS256 whoever verifies a token can make one, and other processes verify "
+          "these; "
+          "use EdDSA, ES256 or RS256");
+    if (!config.validation_key.empty())
+      return InvalidArgument(std::string(kValidationKeyVariable) +
+                             ": HS256 has no public key; leave it out, the secret is in " +
+                             std::string(kSigningKeyVariable));
+  }
   JwtKeys keys;
   std::vector<VerificationKey> verification;
   if (!config.signing_key.empty()) {
-    auto key = SigningKey::FromPem(config.signing_key, config.algorithm);
-    if (!key) return BadKey(kSigningKeyVariable, key.error());
+    auto key = SigningKey::FromText(config.signing_key, config.algorithm);
+    if (!key) return BadKey(kSigningKeyVariable, key.error(), config.algorithm);
     verification.push_back(key->verification_key());
     keys.signing = *std::move(key);
   }
   if (!config.validation_key.empty()) {
     auto key = VerificationKey::FromPem(config.validation_key.Expose(), config.algorithm);
-    if (!key) return BadKey(kValidationKeyVariable, key.error());
+    if (!key) return BadKey(kValidationKeyVariable, key.error(), config.algorithm);
     if (keys.signing && keys.signing->kid() != key->kid())
       return InvalidArgument(std::string(kValidationKeyVariable) + ": is not the public half of " +
                              std::string(kSigningKeyVariable) + "; leave it out where the private key is");
@@ -144,20 +157,20 @@ Result<JwtKeys> LoadJwtKeys(const JwtConfig& config) {
   return keys;
 }
 
-Claims NewClaims(const JwtConfig& config, Uuid account, Uuid session, const Clock& clock) {
+Claims NewClaims(const JwtTerms& terms, Uuid account, Uuid session, const Clock& clock) {
   const WallTime now = std::chrono::floor<std::chrono::seconds>(clock.WallNow());
-  return {.issuer = config.issuer,
+  return {.issuer = terms.issuer,
           .subject = account,
-          .audience = config.audience,
-          .expires_at = now + config.expiry,
+          .audience = terms.audience,
+          .expires_at = now + terms.expiry,
           .issued_at = now,
           .not_before = now,
           .token_id = Uuid::New(clock),
           .session_id = session};
 }
 
-Result<std::string> JwtSigner::Sign(const Claims& claims) const {
-  const json::object header{{"alg", Key(AlgorithmName(key_.algorithm()))}, {"kid", key_.kid()}, {"typ", Key(kType)}};
+Result<std::string> SignToken(const SigningKey& key, const Claims& claims) {
+  const json::object header{{"alg", Key(AlgorithmName(key.algorithm()))}, {"kid", key.kid()}, {"typ", Key(kType)}};
   json::array audience;
   for (const std::string& name : claims.audience) audience.emplace_back(name);
   const json::object payload{{"iss", claims.issuer},
@@ -169,14 +182,42 @@ Result<std::string> JwtSigner::Sign(const Claims& claims) const {
                              {"jti", claims.token_id.ToString()},
                              {"sid", claims.session_id.ToString()}};
   std::string token = Base64UrlEncode(json::serialize(header)) + "." + Base64UrlEncode(json::serialize(payload));
-  NOVA_TRY(const std::string signature, key_.Sign(token));
+  NOVA_TRY(const std::string signature, key.Sign(token));
   token.append(".").append(Base64UrlEncode(signature));
   if (token.size() > kTokenBytesMax) return Internal("the access token would be too long");
   return token;
 }
 
-JwtVerifier::JwtVerifier(const JwtConfig& config, std::shared_ptr<const Jwks> keys, const Clock& clock)
-    : issuer_(config.issuer), audience_(config.audience), clock_(clock), keys_(std::move(keys)) {}
+Result<IssuedToken> JwtSigner::Issue(Uuid account, Uuid session, const Clock& clock, WallTime session_end) const {
+  const auto with = state();
+  if (with == nullptr) return Unavailable("no tokens can be issued at the moment; try again", "no signing key yet");
+  IssuedToken issued;
+  issued.claims = NewClaims(with->terms, account, session, clock);
+  issued.claims.expires_at =
+      std::min<WallTime>(issued.claims.expires_at, std::chrono::floor<std::chrono::seconds>(session_end));
+  NOVA_TRY(issued.token, SignToken(with->key, issued.claims));
+  return issued;
+}
+
+void JwtSigner::Set(JwtTerms terms, SigningKey key) {
+  auto next = std::make_shared<const State>(std::move(terms), std::move(key));
+  std::lock_guard lock(mutex_);
+  state_ = std::move(next);
+}
+
+std::string JwtSigner::kid() const {
+  const auto with = state();
+  return with == nullptr ? std::string() : with->key.kid();
+}
+
+std::shared_ptr<const JwtSigner::State> JwtSigner::state() const {
+  std::lock_guard lock(mutex_);
+  return state_;
+}
+
+JwtVerifier::JwtVerifier(JwtTerms terms, std::shared_ptr<const Jwks> keys, const Clock& clock) : clock_(clock) {
+  Set(std::move(terms), std::move(keys));
+}
 
 Result<Claims> JwtVerifier::Verify(std::string_view token) const {
   bool key_is_unknown = false;
@@ -184,6 +225,15 @@ Result<Claims> JwtVerifier::Verify(std::string_view token) const {
 }
 
 Result<Claims> JwtVerifier::Verify(std::string_view token, bool& key_is_unknown) const {
+  std::shared_ptr<const JwtTerms> terms;
+  std::shared_ptr<const Jwks> keys;
+  {
+    std::lock_guard lock(mutex_);
+    terms = terms_;
+    keys = keys_;
+  }
+  if (terms == nullptr)
+    return Unavailable("access tokens cannot be verified at the moment; try again", "no verification keys yet");
   if (token.size() > kTokenBytesMax) return Refuse("longer than the limit");
   const std::size_t first = token.find('.');
   const std::size_t second = first == std::string_view::npos ? first : token.find('.', first + 1);
@@ -196,8 +246,7 @@ Result<Claims> JwtVerifier::Verify(std::string_view token, bool& key_is_unknown)
   if (type != kType) return Refuse("typ is not that of an access token");
   NOVA_TRY(const std::string_view kid, Text(header, "kid"));
   NOVA_TRY(const std::string_view algorithm, Text(header, "alg"));
-  const std::shared_ptr<const Jwks> snapshot = keys();
-  const VerificationKey* const key = snapshot->Find(kid);
+  const VerificationKey* const key = keys->Find(kid);
   key_is_unknown = key == nullptr;
   if (key_is_unknown) return Refuse("kid is unknown");
   if (algorithm != AlgorithmName(key->algorithm())) return Refuse("alg is not that of the key");
@@ -209,14 +258,21 @@ Result<Claims> JwtVerifier::Verify(std::string_view token, bool& key_is_unknown)
   // Only now: what nobody we know has signed is not worth parsing.
   NOVA_TRY(const json::object payload, DecodeObject(token.substr(first + 1, second - first - 1), "payload"));
   NOVA_TRY(Claims claims, ReadClaims(payload));
-  if (claims.issuer != issuer_) return Refuse("iss is another issuer");
-  if (std::ranges::find_first_of(claims.audience, audience_) == claims.audience.end())
+  if (claims.issuer != terms->issuer) return Refuse("iss is another issuer");
+  if (std::ranges::find_first_of(claims.audience, terms->audience) == claims.audience.end())
     return Refuse("aud is another audience");
   const WallTime now = clock_.WallNow();
   if (now >= claims.expires_at + kClockSkewMax) return Refuse("expired");
   if (now < claims.not_before - kClockSkewMax) return Refuse("not valid yet");
   if (now < claims.issued_at - kClockSkewMax) return Refuse("issued in the future");
   return claims;
+}
+
+void JwtVerifier::Set(JwtTerms terms, std::shared_ptr<const Jwks> keys) {
+  auto next = std::make_shared<const JwtTerms>(std::move(terms));
+  std::lock_guard lock(mutex_);
+  terms_ = std::move(next);
+  keys_ = std::move(keys);
 }
 
 void JwtVerifier::SetKeys(std::shared_ptr<const Jwks> keys) {

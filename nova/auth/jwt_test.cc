@@ -16,7 +16,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr Algorithm kAll[] = {Algorithm::kEdDsa, Algorithm::kEs256, Algorithm::kRs256};
+constexpr Algorithm kAll[] = {Algorithm::kEdDsa, Algorithm::kEs256, Algorithm::kRs256, Algorithm::kHs256};
 constexpr char kPublicMessage[] = "the access token is not valid";
 
 std::shared_ptr<const Jwks> KeysOf(std::vector<SigningKey> keys) {
@@ -28,9 +28,9 @@ std::shared_ptr<const Jwks> KeysOf(std::vector<SigningKey> keys) {
 // One issuer, one verifier, and a clock that stands still.
 class JwtTest : public testing::Test {
  protected:
-  JwtTest() : key_(*SigningKey::Generate(Algorithm::kEdDsa)), verifier_(config_, KeysOf({key_}), clock_) {}
+  JwtTest() : key_(*SigningKey::Generate(Algorithm::kEdDsa)), verifier_(terms_, KeysOf({key_}), clock_) {}
 
-  Claims ValidClaims() const { return NewClaims(config_, account_, session_, clock_); }
+  Claims ValidClaims() const { return NewClaims(terms_, account_, session_, clock_); }
 
   std::string Header(std::string_view more = "") const {
     return R"({"alg":"EdDSA","typ":"at+jwt","kid":")" + key_.kid() + "\"" + std::string(more) + "}";
@@ -77,7 +77,7 @@ class JwtTest : public testing::Test {
   }
 
   FakeClock clock_;
-  JwtConfig config_;
+  JwtTerms terms_;
   const SigningKey key_;
   const Uuid account_ = Uuid::New(clock_);
   const Uuid session_ = Uuid::New(clock_);
@@ -87,16 +87,16 @@ class JwtTest : public testing::Test {
 TEST_F(JwtTest, ClaimsSurviveTheToken) {
   for (const Algorithm algorithm : kAll) {
     SCOPED_TRACE(AlgorithmName(algorithm));
-    const JwtSigner signer(*SigningKey::Generate(algorithm));
-    verifier_.SetKeys(KeysOf({key_, signer.key()}));
+    const SigningKey key = *SigningKey::Generate(algorithm);
+    verifier_.SetKeys(KeysOf({key_, key}));
     const Claims claims = ValidClaims();
-    const auto token = signer.Sign(claims);
+    const auto token = SignToken(key, claims);
     ASSERT_TRUE(token) << token.error().ToString();
     const auto read = verifier_.Verify(*token);
     ASSERT_TRUE(read) << read.error().ToString();
     EXPECT_EQ(read->issuer, "nova");
     EXPECT_EQ(read->subject, account_);
-    EXPECT_EQ(read->audience, config_.audience);
+    EXPECT_EQ(read->audience, terms_.audience);
     EXPECT_EQ(read->session_id, session_);
     EXPECT_EQ(read->token_id, claims.token_id);
     EXPECT_EQ(read->expires_at, claims.expires_at);
@@ -139,8 +139,7 @@ TEST_F(JwtTest, RefusesAnAlgorithmThatIsNotTheKeys) {
 }
 
 TEST_F(JwtTest, RefusesKeysItDoesNotKnow) {
-  const JwtSigner stranger(*SigningKey::Generate(Algorithm::kEdDsa));
-  ExpectRefused(*stranger.Sign(ValidClaims()), "kid is unknown");
+  ExpectRefused(*SignToken(*SigningKey::Generate(Algorithm::kEdDsa), ValidClaims()), "kid is unknown");
   ExpectRefused(Token(R"({"alg":"EdDSA","typ":"at+jwt"})", Payload()), "kid is missing");
   ExpectRefused(Token(R"({"alg":"EdDSA","typ":"at+jwt","kid":""})", Payload()), "kid is not text");
   ExpectRefused(Token(R"({"alg":"EdDSA","typ":"at+jwt","kid":7})", Payload()), "kid is not text");
@@ -209,7 +208,7 @@ TEST_F(JwtTest, TheLengthIsBounded) {
 
   Claims claims = ValidClaims();
   claims.issuer.assign(kTokenBytesMax, 'x');
-  const auto token = JwtSigner(key_).Sign(claims);
+  const auto token = SignToken(key_, claims);
   ASSERT_FALSE(token);
   EXPECT_EQ(token.error().code(), Code::kInternal);
 }
@@ -244,8 +243,8 @@ TEST_F(JwtTest, IssuerAndAudienceAreChecked) {
 }
 
 TEST_F(JwtTest, OneAudienceInCommonIsEnough) {
-  config_.audience = {"web", "mobile"};
-  const JwtVerifier verifier(config_, KeysOf({key_}), clock_);
+  terms_.audience = {"web", "mobile"};
+  const JwtVerifier verifier(terms_, KeysOf({key_}), clock_);
   EXPECT_TRUE(verifier.Verify(Token(Header(), Payload("aud", R"(["tv","mobile"])"))));
   EXPECT_FALSE(verifier.Verify(Token(Header(), Payload("aud", R"(["tv","nova"])"))));
 }
@@ -276,9 +275,9 @@ TEST_F(JwtTest, EveryChangeOfOneCharacterIsRefused) {
   std::mt19937 random(seed);
   for (const Algorithm algorithm : kAll) {
     SCOPED_TRACE(AlgorithmName(algorithm));
-    const JwtSigner signer(*SigningKey::Generate(algorithm));
-    verifier_.SetKeys(KeysOf({signer.key()}));
-    const std::string token = *signer.Sign(ValidClaims());
+    const SigningKey key = *SigningKey::Generate(algorithm);
+    verifier_.SetKeys(KeysOf({key}));
+    const std::string token = *SignToken(key, ValidClaims());
     ASSERT_TRUE(verifier_.Verify(token));
     for (std::size_t i = 0; i < token.size(); ++i) {
       // A neighbour in the last bit, which is where encodings are careless, and any other byte.
@@ -302,7 +301,7 @@ TEST_F(JwtTest, EveryChangeOfOneCharacterIsRefused) {
 }
 
 TEST_F(JwtTest, NoTextHoldsAnyPartOfTheToken) {
-  const std::string token = *JwtSigner(*SigningKey::Generate(Algorithm::kEs256)).Sign(ValidClaims());
+  const std::string token = *SignToken(*SigningKey::Generate(Algorithm::kEs256), ValidClaims());
   const auto refused = verifier_.Verify(token);
   ASSERT_FALSE(refused);
   const std::string text = refused.error().ToString();
@@ -312,8 +311,8 @@ TEST_F(JwtTest, NoTextHoldsAnyPartOfTheToken) {
 
 TEST_F(JwtTest, KeysAreReplacedWhileOthersVerify) {
   const SigningKey next = *SigningKey::Generate(Algorithm::kEdDsa);
-  const std::string old_token = *JwtSigner(key_).Sign(ValidClaims());
-  const std::string new_token = *JwtSigner(next).Sign(ValidClaims());
+  const std::string old_token = *SignToken(key_, ValidClaims());
+  const std::string new_token = *SignToken(next, ValidClaims());
   const auto both = KeysOf({key_, next});
   const auto only_next = KeysOf({next});
   verifier_.SetKeys(both);
@@ -329,6 +328,76 @@ TEST_F(JwtTest, KeysAreReplacedWhileOthersVerify) {
   reader.join();
   EXPECT_EQ(refused, 0);
   ExpectRefused(old_token, "kid is unknown");
+}
+
+TEST_F(JwtTest, WithoutAKeyNothingIsIssuedAndNobodyIsRefusedForGood) {
+  JwtSigner signer;
+  EXPECT_EQ(signer.kid(), "");
+  const auto issued = signer.Issue(account_, session_, clock_);
+  ASSERT_FALSE(issued);
+  EXPECT_EQ(issued.error().code(), Code::kUnavailable);
+  const std::string token = *SignToken(key_, ValidClaims());
+  JwtVerifier verifier(clock_);
+  ASSERT_FALSE(verifier.Verify(token));
+  EXPECT_EQ(verifier.Verify(token).error().code(), Code::kUnavailable);
+  EXPECT_TRUE(verifier.keys()->keys().empty());
+
+  signer.Set(terms_, key_);
+  EXPECT_EQ(signer.kid(), key_.kid());
+  EXPECT_TRUE(signer.Issue(account_, session_, clock_));
+  verifier.Set(terms_, KeysOf({key_}));
+  EXPECT_TRUE(verifier.Verify(token));
+}
+
+TEST_F(JwtTest, IssuesWhatTheTermsSay) {
+  const JwtTerms terms{.issuer = "me", .audience = {"a", "b"}, .expiry = 5min};
+  const JwtVerifier verifier(terms, KeysOf({key_}), clock_);
+  const auto issued = JwtSigner(terms, key_).Issue(account_, session_, clock_);
+  ASSERT_TRUE(issued);
+  const auto claims = verifier.Verify(issued->token);
+  ASSERT_TRUE(claims) << claims.error().ToString();
+  EXPECT_EQ(claims->issuer, "me");
+  EXPECT_EQ(claims->audience, terms.audience);
+  EXPECT_EQ(claims->subject, account_);
+  EXPECT_EQ(claims->session_id, session_);
+  EXPECT_EQ(claims->expires_at, issued->claims.expires_at);
+  EXPECT_EQ(claims->expires_at - claims->issued_at, 5min);
+}
+
+TEST_F(JwtTest, NoTokenOutlivesItsSession) {
+  const JwtSigner signer(terms_, key_);
+  const WallTime now = clock_.WallNow();
+  EXPECT_EQ(signer.Issue(account_, session_, clock_, now + 90s + 500ms)->claims.expires_at, now + 90s);
+  EXPECT_EQ(signer.Issue(account_, session_, clock_, now + 24h)->claims.expires_at, now + 15min);
+}
+
+// Terms and key of two sets never meet in one token.
+TEST_F(JwtTest, TheSignerIsReplacedWhileOthersSign) {
+  const SigningKey next = *SigningKey::Generate(Algorithm::kEdDsa);
+  const JwtTerms next_terms{.issuer = "next", .audience = {"next"}, .expiry = 5min};
+  JwtSigner signer(terms_, key_);
+  const JwtVerifier old_verifier(terms_, KeysOf({key_}), clock_);
+  const JwtVerifier next_verifier(next_terms, KeysOf({next}), clock_);
+  std::atomic<bool> stop = false;
+  std::atomic<int> issued = 0;
+  std::atomic<int> mixed = 0;
+  std::thread user([&] {
+    while (!stop) {
+      const auto token = signer.Issue(account_, session_, clock_);
+      if (!token || old_verifier.Verify(token->token).ok() == next_verifier.Verify(token->token).ok()) ++mixed;
+      ++issued;
+    }
+  });
+  for (int i = 0; i < 1000 || issued < 100; ++i) {
+    if (i % 2 == 0) {
+      signer.Set(next_terms, next);
+    } else {
+      signer.Set(terms_, key_);
+    }
+  }
+  stop = true;
+  user.join();
+  EXPECT_EQ(mixed, 0);
 }
 
 config::Sources Environment(std::map<std::string, std::string> environment) {
@@ -357,11 +426,39 @@ TEST(JwtConfig, IsReadFromTheEnvironment) {
   EXPECT_NE(keys->verification->Find(key.kid()), nullptr);
 }
 
-TEST(JwtConfig, SymmetricAlgorithmsAreRefused) {
-  config::Config config(Environment({{"NOVA_AUTH_JWT_ALGORITHM", "HS256"}}));
+TEST(JwtConfig, UnsafeAlgorithmsAreRefused) {
+  for (const std::string name : {"none", "HS512", "hs256", ""}) {
+    config::Config config(Environment({{"NOVA_AUTH_JWT_ALGORITHM", name}}));
+    JwtConfig jwt;
+    Bind(config, jwt);
+    EXPECT_FALSE(config.Finish()) << name;
+  }
+}
+
+TEST(JwtConfig, ASharedSecretIsForOneProcessAlone) {
+  const SigningKey key = *SigningKey::Generate(Algorithm::kHs256);
+  config::Config config(
+      Environment({{"NOVA_AUTH_JWT_SIGNING_KEY", key.ToText()->Expose()}, {"NOVA_AUTH_JWT_ALGORITHM", "HS256"}}));
   JwtConfig jwt;
   Bind(config, jwt);
-  EXPECT_FALSE(config.Finish());
+  ASSERT_TRUE(config.Finish());
+  const auto refused = LoadJwtKeys(jwt);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Code::kInvalidArgument);
+  EXPECT_EQ(refused.error().message(),
+            "NOVA_AUTH_JWT_ALGORITHM: with HS256 whoever verifies a token can make one, and other processes verify "
+            "these; use EdDSA, ES256 or RS256");
+
+  const auto keys = LoadJwtKeys(jwt, /*others_verify=*/false);
+  ASSERT_TRUE(keys) << keys.error().ToString();
+  EXPECT_EQ(keys->signing->kid(), key.kid());
+  const JwtVerifier verifier(TermsOf(jwt), keys->verification);
+  EXPECT_TRUE(verifier.Verify(JwtSigner(TermsOf(jwt), key).Issue(Uuid::New(), Uuid::New(), Clock::System())->token));
+
+  jwt.validation_key = *SigningKey::Generate(Algorithm::kEdDsa)->ToPem();
+  const auto two = LoadJwtKeys(jwt, /*others_verify=*/false);
+  ASSERT_FALSE(two);
+  EXPECT_TRUE(two.error().message().starts_with("NOVA_AUTH_JWT_VALIDATION_KEY: HS256 has no public key"));
 }
 
 TEST(JwtConfig, BadKeysNameTheSettingAndTheRemedy) {

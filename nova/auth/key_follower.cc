@@ -1,6 +1,7 @@
 #include "nova/auth/key_follower.h"
 
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "nova/runtime/runtime.h"
@@ -17,6 +18,10 @@ using std::chrono::seconds;
 
 constexpr char kRefreshes[] = "nova_auth_key_refreshes_total";
 constexpr char kRefreshesHelp[] = "Looks at the published verification keys, by result.";
+
+Error CannotTell(std::string why) {
+  return Unavailable("access tokens cannot be verified at the moment; try again", std::move(why));
+}
 
 }  // namespace
 
@@ -37,24 +42,29 @@ KeyFollower::KeyFollower(const JwtConfig& jwt, Fetch fetch, telemetry::Metrics& 
                          const Clock& clock)
     : config_(config),
       fetch_(std::move(fetch)),
+      clock_(clock),
+      failing_(metrics.Gauge("nova_auth_keys_failing", "1 while the verification keys cannot be fetched")),
+      refreshed_gauge_(
+          metrics.Gauge("nova_auth_keys_refreshed_timestamp_seconds", "When the verification keys were last fetched")),
       changed_(metrics.Counter(kRefreshes, kRefreshesHelp, {{"result", "changed"}})),
       unchanged_(metrics.Counter(kRefreshes, kRefreshesHelp, {{"result", "unchanged"}})),
       failed_(metrics.Counter(kRefreshes, kRefreshesHelp, {{"result", "failed"}})),
-      verifier_(jwt, std::make_shared<const Jwks>(), clock) {}
+      verifier_(TermsOf(jwt), std::make_shared<const Jwks>(), clock) {}
 
 void KeyFollower::Start(runtime::Scope& scope) {
   scope.Spawn("verification keys", [this](Call& call) { return Follow(call); });
 }
 
 Result<Claims> KeyFollower::Verify(std::string_view token) {
-  if (verifier_.keys()->keys().empty())
-    return Unavailable("access tokens cannot be verified at the moment; try again", "no verification keys yet");
+  if (verifier_.keys()->keys().empty()) return CannotTell("no verification keys yet");
   bool key_is_unknown = false;
   auto claims = verifier_.Verify(token, key_is_unknown);
   if (key_is_unknown) {
     std::lock_guard lock(mutex_);
     needed_ = true;
     if (wake_) (void)wake_->TrySet(true);
+    if (problem_ && refreshed_ && clock_.Now() - *refreshed_ >= config_.refresh_interval)
+      return CannotTell("unknown kid, and the keys are old");
   }
   return claims;
 }
@@ -67,15 +77,17 @@ Result<void> KeyFollower::Ready() const {
 
 Task<void> KeyFollower::Follow(Call& call) {
   for (;;) {
+    const SteadyTime began = clock_.Now();
     const Result<void> refreshed = co_await Refresh(call);
     NOVA_CO_TRY(call.Check());
     // However many tokens name unknown keys, two looks are at least this far apart.
     NOVA_CO_TRY(co_await runtime::Sleep(call, config_.retry_interval));
-    if (refreshed) NOVA_CO_TRY(co_await WaitForNeed(call, config_.refresh_interval - config_.retry_interval));
+    if (refreshed) NOVA_CO_TRY(co_await WaitForNeed(call, began + config_.refresh_interval - clock_.Now()));
   }
 }
 
 Task<void> KeyFollower::Refresh(Call& call) {
+  const SteadyTime began = clock_.Now();
   {
     std::lock_guard lock(mutex_);
     needed_ = false;
@@ -89,6 +101,9 @@ Task<void> KeyFollower::Refresh(Call& call) {
     std::lock_guard lock(mutex_);
     is_news = accepted.ok() == problem_.has_value();
     problem_ = accepted ? std::nullopt : std::optional<Error>(accepted.error());
+    if (accepted) refreshed_ = began;
+    failing_.Set(accepted ? 0 : 1);
+    if (accepted) refreshed_gauge_.Set(std::chrono::duration<double>(clock_.WallNow().time_since_epoch()).count());
   }
   if (!accepted) {
     failed_.Increment();

@@ -54,20 +54,21 @@ class KeyFollowerTest : public testing::Test {
  protected:
   ~KeyFollowerTest() override { EXPECT_TRUE(scope_.Stop(10s)); }
 
-  KeyFollower& Start(KeyFollowerConfig config) {
-    follower_ =
-        std::make_unique<KeyFollower>(jwt_, [this](Call& call) { return publisher_.Fetch(call); }, metrics_, config);
+  KeyFollower& Start(KeyFollowerConfig config, const Clock& clock = Clock::System()) {
+    follower_ = std::make_unique<KeyFollower>(
+        jwt_, [this](Call& call) { return publisher_.Fetch(call); }, metrics_, config, clock);
     follower_->Start(scope_);
     return *follower_;
   }
   std::string TokenOf(const SigningKey& key) const {
-    return *JwtSigner(key).Sign(NewClaims(jwt_, Uuid::New(), Uuid::New(), Clock::System()));
+    return *SignToken(key, NewClaims(TermsOf(jwt_), Uuid::New(), Uuid::New(), Clock::System()));
   }
 
   // Looks all the time, so that tests need not wait for the clock.
   static constexpr KeyFollowerConfig kEager{.refresh_interval = 2ms, .retry_interval = 1ms};
 
   const JwtConfig jwt_;
+  FakeClock fake_clock_;
   const SigningKey first_ = *SigningKey::Generate(jwt_.algorithm);
   const SigningKey second_ = *SigningKey::Generate(jwt_.algorithm);
   Publisher publisher_;
@@ -129,6 +130,36 @@ TEST_F(KeyFollowerTest, AnUnknownKeyHastensTheNextLook) {
     ASSERT_TRUE(runtime_.RunBlocking<void>(1s, [](Call& call) { return Sleep(call, 1ms); }));
   }
   EXPECT_TRUE(follower.Verify(TokenOf(first_)));
+}
+
+TEST_F(KeyFollowerTest, OldKeysRefuseNobodyForGood) {
+  const auto token_of = [&](const SigningKey& key) {
+    return *SignToken(key, NewClaims(TermsOf(jwt_), Uuid::New(fake_clock_), Uuid::New(fake_clock_), fake_clock_));
+  };
+  publisher_.Publish({first_});
+  KeyFollower& follower = Start({.refresh_interval = 5min, .retry_interval = 1ms}, fake_clock_);
+  while (!follower.Ready()) ASSERT_TRUE(runtime_.RunBlocking<void>(1s, [](Call& call) { return Sleep(call, 1ms); }));
+  const auto metric = [&](const std::string& name) { return metrics_.Scrape().find("\n" + name + "\n"); };
+  EXPECT_NE(metric("nova_auth_keys_failing 0"), std::string::npos);
+  publisher_.Publish(Unavailable("identity is down"));
+  EXPECT_EQ(follower.Verify(token_of(second_)).error().code(), Code::kUnauthenticated);
+  ASSERT_TRUE(publisher_.AwaitFetches(3));
+  // The keys are fresh: a key that they lack was not announced in time, or is none of ours.
+  EXPECT_EQ(follower.Verify(token_of(second_)).error().code(), Code::kUnauthenticated);
+  fake_clock_.Advance(5min);
+  EXPECT_EQ(follower.Verify(token_of(second_)).error().code(), Code::kUnavailable);
+  EXPECT_TRUE(follower.Verify(token_of(first_)));
+  EXPECT_EQ(follower.Verify("no token").error().code(), Code::kUnauthenticated);
+  ASSERT_TRUE(publisher_.AwaitFetches(3));
+  EXPECT_NE(metric("nova_auth_keys_failing 1"), std::string::npos);
+  EXPECT_EQ(metric("nova_auth_keys_refreshed_timestamp_seconds 0"), std::string::npos);
+  // Once the publisher is back, what it does not publish is refused.
+  publisher_.Publish({first_});
+  const SteadyTime patience = Clock::System().Now() + 20s;
+  while (follower.Verify(token_of(second_)).error().code() != Code::kUnauthenticated) {
+    ASSERT_LT(Clock::System().Now(), patience);
+    ASSERT_TRUE(runtime_.RunBlocking<void>(1s, [](Call& call) { return Sleep(call, 1ms); }));
+  }
 }
 
 TEST_F(KeyFollowerTest, RefusedTokensOfKnownKeysHastenNothing) {

@@ -9,12 +9,15 @@
 #include <openssl/bio.h>
 #include <openssl/bn.h>
 #include <openssl/core_names.h>
+#include <openssl/crypto.h>
 #include <openssl/ec.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/param_build.h>
 #include <openssl/pem.h>
+#include <openssl/rand.h>
 #include <openssl/sha.h>
+#include <sodium.h>
 #include <utility>
 
 #include "nova/auth/base64url.h"
@@ -28,6 +31,8 @@ namespace json = boost::json;
 // r and s of ES256, x and y of P-256, and the key of Ed25519 have this length.
 constexpr std::size_t kCoordinateBytes = 32;
 constexpr unsigned kRsaBitsGenerated = 3072;
+// What a key of HS256 signs to get its name. Its space keeps it apart from everything that is signed in a token.
+constexpr std::string_view kSecretLabel = "nova key id";
 // OpenSSL's own bound on the public exponent of large keys.
 constexpr std::size_t kRsaExponentBytesMax = 8;
 
@@ -106,6 +111,8 @@ std::optional<Members> ReadMembers(const EVP_PKEY* key, Algorithm algorithm) {
       if (!n || !e) return std::nullopt;
       return Members{Base64UrlEncode(*n), Base64UrlEncode(*e)};
     }
+    case Algorithm::kHs256:
+      break;  // nothing of it is public
   }
   return std::nullopt;
 }
@@ -126,6 +133,8 @@ std::string CanonicalJwk(const Members& members, Algorithm algorithm) {
              Member("y", members.y_or_e) + "}";
     case Algorithm::kRs256:
       return "{" + Member("e", members.y_or_e) + "," + Member("kty", "RSA") + "," + Member("n", members.x_or_n) + "}";
+    case Algorithm::kHs256:
+      break;
   }
   return {};
 }
@@ -158,6 +167,9 @@ Result<void> CheckKind(const EVP_PKEY* key, Algorithm algorithm) {
           EVP_PKEY_get_bits(key) > kRsaBitsMax)
         return wrong("an RSA key of " + std::to_string(kRsaBitsMin) + " to " + std::to_string(kRsaBitsMax) + " bits");
       return Ok();
+    case Algorithm::kHs256:
+      // No PEM and no JWK makes one: read as a secret, what is public would let everybody sign.
+      return wrong("a shared secret, which no key in PEM is");
   }
   return wrong("another key");
 }
@@ -190,6 +202,20 @@ std::optional<std::string> EcdsaFromDer(std::string_view der) {
   if (!signature) return std::nullopt;
   return BigNumBytes(ECDSA_SIG_get0_r(signature.get()), kCoordinateBytes) +
          BigNumBytes(ECDSA_SIG_get0_s(signature.get()), kCoordinateBytes);
+}
+
+// In OpenSSL's form: DER for ES256.
+std::optional<std::string> SignWith(EVP_PKEY* key, Algorithm algorithm, std::string_view message) {
+  const MdCtxPtr context(EVP_MD_CTX_new());
+  std::size_t length = 0;
+  if (!context || EVP_DigestSignInit(context.get(), nullptr, DigestOf(algorithm), nullptr, key) != 1 ||
+      EVP_DigestSign(context.get(), nullptr, &length, Bytes(message), message.size()) != 1)
+    return std::nullopt;
+  std::string signature(length, '\0');
+  if (EVP_DigestSign(context.get(), Bytes(signature), &length, Bytes(message), message.size()) != 1)
+    return std::nullopt;
+  signature.resize(length);
+  return signature;
 }
 
 std::shared_ptr<EVP_PKEY> FromParams(const char* type, OSSL_PARAM_BLD* builder) {
@@ -267,14 +293,16 @@ std::string_view AlgorithmName(Algorithm algorithm) {
       return "ES256";
     case Algorithm::kRs256:
       return "RS256";
+    case Algorithm::kHs256:
+      return "HS256";
   }
   return "";
 }
 
 Result<Algorithm> ParseAlgorithm(std::string_view name) {
-  for (const Algorithm algorithm : {Algorithm::kEdDsa, Algorithm::kEs256, Algorithm::kRs256})
+  for (const Algorithm algorithm : {Algorithm::kEdDsa, Algorithm::kEs256, Algorithm::kRs256, Algorithm::kHs256})
     if (name == AlgorithmName(algorithm)) return algorithm;
-  return InvalidArgument("unknown signature algorithm: EdDSA, ES256 or RS256 is expected");
+  return InvalidArgument("unknown signature algorithm: EdDSA, ES256, RS256 or HS256 is expected");
 }
 
 Result<VerificationKey> VerificationKey::Make(std::shared_ptr<EVP_PKEY> key, Algorithm algorithm) {
@@ -339,6 +367,11 @@ Result<std::optional<VerificationKey>> VerificationKey::FromJwk(const json::obje
 }
 
 bool VerificationKey::Verify(std::string_view message, std::string_view signature) const {
+  if (algorithm_ == Algorithm::kHs256) {
+    const auto expected = SignWith(key_.get(), algorithm_, message);
+    return expected && expected->size() == signature.size() &&
+           CRYPTO_memcmp(expected->data(), signature.data(), signature.size()) == 0;
+  }
   std::optional<std::string> der;
   if (algorithm_ == Algorithm::kEs256) {
     der = EcdsaToDer(signature);
@@ -351,6 +384,44 @@ bool VerificationKey::Verify(std::string_view message, std::string_view signatur
       EVP_DigestVerify(context.get(), Bytes(signature), signature.size(), Bytes(message), message.size()) == 1;
   if (!valid) ERR_clear_error();
   return valid;
+}
+
+Result<std::string> VerificationKey::ToPem() const {
+  const BioPtr bio(BIO_new(BIO_s_mem()));
+  if (algorithm_ == Algorithm::kHs256 || !bio || PEM_write_bio_PUBKEY(bio.get(), key_.get()) != 1)
+    return Internal("the public key cannot be written", TakeOpenSslErrors());
+  char* data = nullptr;
+  const long length = BIO_get_mem_data(bio.get(), &data);
+  return std::string(data, static_cast<std::size_t>(length));
+}
+
+Result<SigningKey> SigningKey::FromText(const Secret<>& text, Algorithm algorithm) {
+  if (algorithm != Algorithm::kHs256) return FromPem(text, algorithm);
+  std::string_view base64 = text.Expose();
+  // Files end with a newline.
+  while (base64.ends_with('\n') || base64.ends_with('\r')) base64.remove_suffix(1);
+  std::string bytes(kSecretBytesMax, '\0');
+  std::size_t length = 0;
+  const bool decoded = sodium_base642bin(Bytes(bytes), bytes.size(), base64.data(), base64.size(), nullptr, &length,
+                                         nullptr, sodium_base64_VARIANT_ORIGINAL) == 0;
+  // The rest of the buffer was zero from the start.
+  bytes.resize(decoded ? length : 0);
+  const Secret<> secret(std::move(bytes));
+  if (!decoded) return InvalidArgument("not base64 of at most " + std::to_string(kSecretBytesMax) + " bytes");
+  return FromSecret(secret);
+}
+
+Result<SigningKey> SigningKey::FromSecret(const Secret<>& secret) {
+  const std::string& bytes = secret.Expose();
+  if (bytes.size() < kSecretBytesMin || bytes.size() > kSecretBytesMax)
+    return InvalidArgument("the shared secret is too short or too long: " + std::to_string(kSecretBytesMin) + " to " +
+                           std::to_string(kSecretBytesMax) + " bytes are needed");
+  auto pkey = Own(EVP_PKEY_new_raw_private_key(EVP_PKEY_HMAC, nullptr, Bytes(bytes), bytes.size()));
+  auto name = pkey ? SignWith(pkey.get(), Algorithm::kHs256, kSecretLabel) : std::nullopt;
+  if (!name) return Internal("the shared secret cannot be used", TakeOpenSslErrors());
+  VerificationKey verification(std::move(pkey), Algorithm::kHs256);
+  verification.kid_ = Base64UrlEncode(std::string_view(*name).substr(0, name->size() / 2));
+  return SigningKey(std::move(verification));
 }
 
 Result<SigningKey> SigningKey::FromPem(const Secret<>& pem, Algorithm algorithm) {
@@ -381,6 +452,12 @@ Result<SigningKey> SigningKey::Generate(Algorithm algorithm) {
     case Algorithm::kRs256:
       raw = EVP_PKEY_Q_keygen(nullptr, nullptr, "RSA", static_cast<std::size_t>(kRsaBitsGenerated));
       break;
+    case Algorithm::kHs256: {
+      std::string bytes(kSecretBytesMin, '\0');
+      if (RAND_priv_bytes(Bytes(bytes), static_cast<int>(bytes.size())) != 1)
+        return Internal("no signing key could be made", TakeOpenSslErrors());
+      return FromSecret(Secret<>(std::move(bytes)));
+    }
   }
   if (raw == nullptr) return Internal("no signing key could be made", TakeOpenSslErrors());
   NOVA_TRY(VerificationKey verification, VerificationKey::Make(Own(raw), algorithm));
@@ -388,26 +465,29 @@ Result<SigningKey> SigningKey::Generate(Algorithm algorithm) {
 }
 
 Result<std::string> SigningKey::Sign(std::string_view message) const {
-  const MdCtxPtr context(EVP_MD_CTX_new());
-  std::size_t length = 0;
-  std::string signature;
-  bool signed_ok =
-      context &&
-      EVP_DigestSignInit(context.get(), nullptr, DigestOf(algorithm()), nullptr, verification_key_.key_.get()) == 1 &&
-      EVP_DigestSign(context.get(), nullptr, &length, Bytes(message), message.size()) == 1;
-  if (signed_ok) {
-    signature.resize(length);
-    signed_ok = EVP_DigestSign(context.get(), Bytes(signature), &length, Bytes(message), message.size()) == 1;
-    signature.resize(length);
-  }
-  if (!signed_ok) return Internal("signing failed", TakeOpenSslErrors());
-  if (algorithm() != Algorithm::kEs256) return signature;
-  auto raw = EcdsaFromDer(signature);
+  auto signature = SignWith(verification_key_.key_.get(), algorithm(), message);
+  if (!signature) return Internal("signing failed", TakeOpenSslErrors());
+  if (algorithm() != Algorithm::kEs256) return *std::move(signature);
+  auto raw = EcdsaFromDer(*signature);
   if (!raw) return Internal("signing failed", TakeOpenSslErrors());
   return *std::move(raw);
 }
 
+Result<Secret<>> SigningKey::ToText() const {
+  if (algorithm() != Algorithm::kHs256) return ToPem();
+  std::string bytes(kSecretBytesMax, '\0');
+  std::size_t length = bytes.size();
+  const bool read = EVP_PKEY_get_raw_private_key(verification_key_.key_.get(), Bytes(bytes), &length) == 1;
+  const Secret<> secret(std::move(bytes));
+  if (!read) return Internal("the signing key cannot be written", TakeOpenSslErrors());
+  std::string text(sodium_base64_ENCODED_LEN(length, sodium_base64_VARIANT_ORIGINAL), '\0');
+  sodium_bin2base64(text.data(), text.size(), Bytes(secret.Expose()), length, sodium_base64_VARIANT_ORIGINAL);
+  text.pop_back();  // its final NUL
+  return Secret<>(std::move(text));
+}
+
 Result<Secret<>> SigningKey::ToPem() const {
+  if (algorithm() == Algorithm::kHs256) return Internal("the signing key cannot be written: HS256 has no PEM");
   // Secure memory is not set up, but this kind of BIO wipes its buffer when it is freed.
   const BioPtr bio(BIO_new(BIO_s_secmem()));
   if (!bio || PEM_write_bio_PKCS8PrivateKey(bio.get(), verification_key_.key_.get(), nullptr, nullptr, 0, nullptr,
@@ -441,9 +521,10 @@ Result<Jwks> Jwks::Parse(std::string_view text) {
 
 std::string Jwks::ToJson() const {
   std::string text = "{\"keys\":[";
-  for (std::size_t i = 0; i < keys_.size(); ++i) {
-    if (i != 0) text.push_back(',');
-    text.append(keys_[i].jwk());
+  for (const VerificationKey& key : keys_) {
+    if (key.jwk().empty()) continue;
+    if (text.back() != '[') text.push_back(',');
+    text.append(key.jwk());
   }
   return text.append("]}");
 }

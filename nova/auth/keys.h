@@ -1,5 +1,6 @@
-// Keys: what signs a token and what verifies it. Asymmetric only, so that whoever can verify cannot sign; all
-// arithmetic is OpenSSL's. A key is bound to one algorithm when it is made, and the token has no say in that.
+// Keys: what signs a token and what verifies it. Asymmetric wherever tokens leave the process that made them, so that
+// whoever can verify cannot sign; all arithmetic is OpenSSL's. A key is bound to one algorithm when it is made, and the
+// token has no say in that.
 //
 //   NOVA_TRY(auto key, SigningKey::FromPem(pem, Algorithm::kEdDsa));
 //   NOVA_TRY(std::string signature, key.Sign(message));
@@ -27,33 +28,41 @@ enum class Algorithm {
   kEdDsa,  // Ed25519 (RFC 8037)
   kEs256,  // ECDSA over P-256 with SHA-256
   kRs256,  // RSASSA-PKCS1-v1_5 with SHA-256; 2048 bits at least
+  kHs256,  // HMAC with SHA-256. Who verifies can sign: only where one process does both, and nobody else either
 };
 
-// The name in a token's header: "EdDSA", "ES256", "RS256".
+// The name in a token's header: "EdDSA", "ES256", "RS256", "HS256".
 std::string_view AlgorithmName(Algorithm algorithm);
-// Errors: INVALID_ARGUMENT for anything else, `none` and the symmetric HS256 included.
+// Errors: INVALID_ARGUMENT for anything else, `none` included.
 Result<Algorithm> ParseAlgorithm(std::string_view name);
 
 inline constexpr int kRsaBitsMin = 2048;
 inline constexpr int kRsaBitsMax = 8192;
 // A PEM file is larger than this only by mistake.
 inline constexpr std::size_t kPemBytesMax = 16 * 1024;
+// Of the shared secret of HS256: what SHA-256 gives (RFC 7518 section 3.2), and what nobody needs.
+inline constexpr std::size_t kSecretBytesMin = 32;
+inline constexpr std::size_t kSecretBytesMax = 1024;
 
-// A public key. Immutable and cheap to copy. Thread-safe.
+// What verifies: a public key, or with HS256 the secret itself, which it gives to nobody. Immutable and cheap to copy.
+// Thread-safe.
 class VerificationKey {
  public:
-  // Reads "BEGIN PUBLIC KEY". Errors: INVALID_ARGUMENT if it is not one, or not a key of `algorithm`.
+  // Reads "BEGIN PUBLIC KEY". Errors: INVALID_ARGUMENT if it is not one, or not a key of `algorithm`; HS256 has none.
   static Result<VerificationKey> FromPem(std::string_view pem, Algorithm algorithm);
 
   // True if `signature` is this key's over `message`. The signature is in JWS form: 64 bytes for EdDSA and ES256
-  // (r and s, RFC 7518), the modulus' length for RS256.
+  // (r and s, RFC 7518), the modulus' length for RS256, 32 bytes for HS256, compared in constant time.
   bool Verify(std::string_view message, std::string_view signature) const;
 
   Algorithm algorithm() const { return algorithm_; }
-  // The key's name: its thumbprint by RFC 7638, so that it follows from the key and cannot be given to another.
+  // The key's name: its thumbprint by RFC 7638, so that it follows from the key and cannot be given to another. Of
+  // HS256 half of an HMAC under the secret, because a bare hash would be what guesses are tried against fastest.
   const std::string& kid() const { return kid_; }
-  // The public JWK, with `kid`, `alg` and `use`.
+  // The public JWK, with `kid`, `alg` and `use`; empty for HS256, which has nothing public.
   const std::string& jwk() const { return jwk_; }
+  // "BEGIN PUBLIC KEY". Errors: INTERNAL; HS256 has none.
+  Result<std::string> ToPem() const;
 
  private:
   friend class SigningKey;
@@ -72,18 +81,25 @@ class VerificationKey {
   std::string jwk_;
 };
 
-// A private key. Immutable and cheap to copy. Thread-safe.
+// A private key, or the shared secret of HS256. Immutable and cheap to copy. Thread-safe.
 class SigningKey {
  public:
+  // Reads what settings and stored secrets hold: PEM, or for HS256 the secret in base64 (`openssl rand -base64 32`).
+  // Errors: as FromPem and FromSecret; INVALID_ARGUMENT for what is not base64.
+  static Result<SigningKey> FromText(const Secret<>& text, Algorithm algorithm);
+  // Of HS256, from its bytes. Errors: INVALID_ARGUMENT below kSecretBytesMin and above kSecretBytesMax.
+  static Result<SigningKey> FromSecret(const Secret<>& secret);
   // Reads an unencrypted "BEGIN PRIVATE KEY" (or the older EC and RSA forms).
-  // Errors: INVALID_ARGUMENT if it is not one, or not a key of `algorithm`; never shows the text.
+  // Errors: INVALID_ARGUMENT if it is not one, or not a key of `algorithm`, HS256 included; never shows the text.
   static Result<SigningKey> FromPem(const Secret<>& pem, Algorithm algorithm);
-  // A new key; RSA gets 3072 bits. Errors: INTERNAL.
+  // A new key; RSA gets 3072 bits, HS256 32 bytes. Errors: INTERNAL.
   static Result<SigningKey> Generate(Algorithm algorithm);
 
   // The signature in JWS form. Costs 30 to 60 us, RS256 about 1 ms. Errors: INTERNAL.
   Result<std::string> Sign(std::string_view message) const;
-  // PKCS#8, unencrypted. Errors: INTERNAL.
+  // What FromText reads. Errors: INTERNAL.
+  Result<Secret<>> ToText() const;
+  // PKCS#8, unencrypted. Errors: INTERNAL; HS256 has none.
   Result<Secret<>> ToPem() const;
 
   const VerificationKey& verification_key() const { return verification_key_; }
@@ -97,7 +113,8 @@ class SigningKey {
   VerificationKey verification_key_;
 };
 
-// A set of verification keys, as identity publishes it (RFC 7517). Immutable once shared.
+// A set of verification keys, as identity publishes it (RFC 7517). Keys of HS256 may be in a set, so that a process
+// verifies with them; they are never written, and never read. Immutable once shared.
 class Jwks {
  public:
   static constexpr std::size_t kBytesMax = 64 * 1024;
@@ -112,7 +129,7 @@ class Jwks {
   // its thumbprint, and for a private key, which nobody may publish.
   static Result<Jwks> Parse(std::string_view json);
 
-  // {"keys":[...]}, in the order given.
+  // {"keys":[...]} of the public keys, in the order given.
   std::string ToJson() const;
   // Null if there is no such key.
   const VerificationKey* Find(std::string_view kid) const;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <openssl/err.h>
+#include <openssl/evp.h>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,13 @@ constexpr char kEcInput[] =
     "fQ";
 constexpr char kEcSignature[] =
     "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+
+// RFC 7515 appendix A.1.
+constexpr char kHmacKey[] = "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";
+constexpr char kHmacInput[] =
+    "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNv"
+    "bS9pc19yb290Ijp0cnVlfQ";
+constexpr char kHmacSignature[] = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 
 // RFC 7638 section 3.1, without the RFC's `kid`, which is a date.
 constexpr char kThumbprintJwk[] =
@@ -168,9 +176,81 @@ TEST(SigningKey, RefusesAnEncryptedFileWithoutAskingForThePassphrase) {
   EXPECT_FALSE(SigningKey::FromPem(pem, Algorithm::kEdDsa));
 }
 
-TEST(Algorithm, NothingSymmetricAndNotNone) {
-  for (const Algorithm algorithm : kAll) EXPECT_TRUE(ParseAlgorithm(AlgorithmName(algorithm)));
-  for (const std::string_view name : {"", "none", "None", "HS256", "HS512", "RS512", "PS256", "eddsa"})
+TEST(SharedSecret, AgreesWithRfc7515AppendixA1) {
+  const auto key = SigningKey::FromSecret(Secret<>(*Base64UrlDecode(kHmacKey)));
+  ASSERT_TRUE(key) << key.error().ToString();
+  EXPECT_EQ(key->algorithm(), Algorithm::kHs256);
+  const auto signature = key->Sign(kHmacInput);
+  ASSERT_TRUE(signature);
+  EXPECT_EQ(Base64UrlEncode(*signature), kHmacSignature);
+  EXPECT_TRUE(key->verification_key().Verify(kHmacInput, *signature));
+  EXPECT_FALSE(key->verification_key().Verify(std::string(kHmacInput) + " ", *signature));
+}
+
+TEST(SharedSecret, SurvivesItsText) {
+  const auto key = SigningKey::Generate(Algorithm::kHs256);
+  ASSERT_TRUE(key) << key.error().ToString();
+  const auto text = key->ToText();
+  ASSERT_TRUE(text) << text.error().ToString();
+  for (const std::string& written : {text->Expose(), text->Expose() + "\n", text->Expose() + "\r\n"}) {
+    const auto read = SigningKey::FromText(Secret<>(written), Algorithm::kHs256);
+    ASSERT_TRUE(read) << read.error().ToString();
+    EXPECT_EQ(read->kid(), key->kid());
+    EXPECT_EQ(*read->Sign("message"), *key->Sign("message"));
+  }
+  const auto other = SigningKey::Generate(Algorithm::kHs256);
+  EXPECT_NE(other->kid(), key->kid());
+  EXPECT_NE(*other->Sign("message"), *key->Sign("message"));
+}
+
+TEST(SharedSecret, ItsLengthIsBounded) {
+  for (const std::size_t bytes : {kSecretBytesMin, kSecretBytesMax})
+    EXPECT_TRUE(SigningKey::FromSecret(Secret<>(std::string(bytes, 's'))));
+  for (const std::size_t bytes : {std::size_t{0}, std::size_t{1}, kSecretBytesMin - 1, kSecretBytesMax + 1}) {
+    const auto key = SigningKey::FromSecret(Secret<>(std::string(bytes, 's')));
+    ASSERT_FALSE(key);
+    EXPECT_EQ(key.error().code(), Code::kInvalidArgument);
+  }
+  for (const std::string& text : {std::string(), std::string("password"), std::string(44, '!'), std::string(43, 'A'),
+                                  std::string(8000, 'A'), std::string(43, 'A') + " "})
+    EXPECT_FALSE(SigningKey::FromText(Secret<>(text), Algorithm::kHs256)) << text.size();
+}
+
+// Neither the secret nor a hash of it, against which guesses could be tried.
+TEST(SharedSecret, NothingOfItIsPublic) {
+  const std::string secret(32, 's');
+  const auto key = SigningKey::FromSecret(Secret<>(secret));
+  ASSERT_TRUE(key);
+  EXPECT_EQ(key->verification_key().jwk(), "");
+  EXPECT_EQ(Base64UrlDecode(key->kid())->size(), 16U);
+  // The thumbprint that RFC 7638 has for a symmetric key.
+  const std::string canonical = R"({"k":")" + Base64UrlEncode(secret) + R"(","kty":"oct"})";
+  for (const std::string& text : {canonical, secret}) {
+    std::string digest(32, '\0');
+    unsigned length = 0;
+    EVP_Digest(text.data(), text.size(), reinterpret_cast<unsigned char*>(digest.data()), &length, EVP_sha256(),
+               nullptr);
+    EXPECT_EQ(Base64UrlEncode(digest).find(key->kid().substr(0, 8)), std::string::npos);
+  }
+  EXPECT_EQ(Jwks({key->verification_key()}).ToJson(), R"({"keys":[]})");
+  EXPECT_FALSE(key->ToPem());
+  EXPECT_FALSE(key->verification_key().ToPem());
+}
+
+TEST(VerificationKey, SurvivesPem) {
+  for (const Algorithm algorithm : kAll) {
+    const VerificationKey key = SigningKey::Generate(algorithm)->verification_key();
+    const auto pem = key.ToPem();
+    ASSERT_TRUE(pem);
+    EXPECT_TRUE(pem->starts_with("-----BEGIN PUBLIC KEY-----\n"));
+    EXPECT_EQ(VerificationKey::FromPem(*pem, algorithm)->kid(), key.kid());
+  }
+}
+
+TEST(Algorithm, NothingWeakAndNotNone) {
+  for (const Algorithm algorithm : kAll) EXPECT_EQ(*ParseAlgorithm(AlgorithmName(algorithm)), algorithm);
+  EXPECT_EQ(*ParseAlgorithm("HS256"), Algorithm::kHs256);
+  for (const std::string_view name : {"", "none", "None", "HS384", "HS512", "RS512", "PS256", "eddsa"})
     EXPECT_FALSE(ParseAlgorithm(name)) << name;
 }
 

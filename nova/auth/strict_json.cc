@@ -1,12 +1,17 @@
 #include "nova/auth/strict_json.h"
 
 #include <boost/json/basic_parser_impl.hpp>
+#include <boost/json/memory_resource.hpp>
 #include <boost/json/value.hpp>
 #include <boost/json/value_stack.hpp>
 #include <cstdint>
+#include <new>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "nova/base/secret.h"
 
 namespace nova::auth {
 namespace {
@@ -20,6 +25,10 @@ class Handler {
   static constexpr std::size_t max_array_size = static_cast<std::size_t>(-1);
   static constexpr std::size_t max_key_size = static_cast<std::size_t>(-1);
   static constexpr std::size_t max_string_size = static_cast<std::size_t>(-1);
+
+  explicit Handler(json::storage_ptr storage) : storage_(std::move(storage)), stack_(storage_) {
+    stack_.reset(storage_);
+  }
 
   bool on_document_begin(json::error_code&) { return true; }
   bool on_document_end(json::error_code&) { return true; }
@@ -85,23 +94,37 @@ class Handler {
   bool on_comment(json::string_view, json::error_code&) { return true; }
 
   bool duplicate() const { return duplicate_; }
-  void Reset() { stack_.reset(); }
   json::value Release() { return stack_.release(); }
 
  private:
+  const json::storage_ptr storage_;
   json::value_stack stack_;
   std::vector<std::set<std::string>> open_;
   std::string key_;
   bool duplicate_ = false;
 };
 
+// Boost gives memory back with another alignment than it asked for, but never asks for more than any type needs.
+class WipedMemory final : public json::memory_resource {
+  void* do_allocate(std::size_t bytes, std::size_t) override { return ::operator new(bytes); }
+  void do_deallocate(void* data, std::size_t bytes, std::size_t) override {
+    WipeMemory(data, bytes);
+    ::operator delete(data);
+  }
+  bool do_is_equal(const json::memory_resource& other) const noexcept override { return this == &other; }
+};
+
 }  // namespace
 
-Result<json::object> ParseStrictObject(std::string_view text) {
+json::storage_ptr WipedStorage() {
+  static WipedMemory memory;
+  return &memory;
+}
+
+Result<json::object> ParseStrictObject(std::string_view text, json::storage_ptr storage) {
   json::parse_options options;
   options.max_depth = kJsonDepthMax;
-  json::basic_parser<Handler> parser(options);
-  parser.handler().Reset();
+  json::basic_parser<Handler> parser(options, std::move(storage));
   json::error_code error;
   const std::size_t used = parser.write_some(false, text.data(), text.size(), error);
   if (parser.handler().duplicate()) return InvalidArgument("not strict JSON: a member stands twice");

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <boost/json/object.hpp>
+#include <boost/json/storage_ptr.hpp>
 #include <cstddef>
 #include <string_view>
 
@@ -14,6 +15,9 @@ namespace nova::auth {
 inline constexpr std::size_t kJsonDepthMax = 8;
 
 // One object and nothing after it. Errors: INVALID_ARGUMENT; the message holds nothing of the text.
-Result<boost::json::object> ParseStrictObject(std::string_view text);
+Result<boost::json::object> ParseStrictObject(std::string_view text, boost::json::storage_ptr storage = {});
+
+// For values that hold secrets: memory that is wiped when it is given back, what the parser needs in between included.
+boost::json::storage_ptr WipedStorage();
 
 }  // namespace nova::auth

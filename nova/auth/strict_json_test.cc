@@ -42,6 +42,18 @@ TEST(StrictJson, RefusesEverythingButOneObject) {
   EXPECT_FALSE(ParseStrictObject(std::string_view("{}\0", 3)));
 }
 
+TEST(StrictJson, WipedStorageHoldsTheWholeValueAndItsCopiesInIt) {
+  const std::string text =
+      "{\"" + std::string(100, 'k') + "\":\"" + std::string(5000, 'v') + "\",\"list\":[\"a\",{\"b\":1}]}";
+  const auto object = ParseStrictObject(text, WipedStorage());
+  ASSERT_TRUE(object);
+  EXPECT_EQ(*object->storage(), *WipedStorage());
+  for (const auto& member : *object) EXPECT_EQ(*member.value().storage(), *WipedStorage());
+  EXPECT_EQ(boost::json::serialize(*object), text);
+  EXPECT_FALSE(ParseStrictObject(text.substr(0, 3000), WipedStorage()));
+  EXPECT_FALSE(ParseStrictObject(text + text, WipedStorage()));
+}
+
 TEST(StrictJson, DepthIsBounded) {
   const auto nested = [](std::size_t depth) {
     return std::string("{\"a\":") + std::string(depth - 1, '[') + std::string(depth - 1, ']') + "}";

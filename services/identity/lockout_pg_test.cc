@@ -135,7 +135,7 @@ TEST_F(LockoutTest, AnAttemptWithoutAnOutcomeIsNotCounted) {
   ASSERT_TRUE(Register(Ada()));
   // The one thread is busy and the queue is full, so no password can be computed.
   auto hasher = *auth::PasswordHasher::Create({.threads = 1, .queue_max = 1}, metrics_);
-  Service service(store_, *hasher, jwt_, signer_, verifier_, metrics_, config_, clock_);
+  Service service(store_, *hasher, signer_, verifier_, metrics_, config_, clock_);
   int busy = 0;
   int refused = 0;
   for (const auto& result : RunAtOnce<Login>(30, [&](Call& call, std::size_t i) {

@@ -42,14 +42,14 @@ constexpr char kLoginsHelp[] = "Log-ins by outcome";
 
 }  // namespace
 
-Service::Service(Store& store, auth::PasswordHasher& hasher, auth::JwtConfig jwt, auth::JwtSigner signer,
+Service::Service(Store& store, auth::PasswordHasher& hasher, const auth::JwtSigner& signer,
                  const auth::JwtVerifier& verifier, telemetry::Metrics& metrics, const ServiceConfig& config,
                  const Clock& clock)
     : store_(store),
       config_(config),
       clock_(clock),
       lockout_(store, config.lockout, clock),
-      sessions_(store, std::move(jwt), std::move(signer), verifier, metrics, config, clock),
+      sessions_(store, signer, verifier, metrics, config, clock),
       passwords_(store, hasher, lockout_, metrics, config.reset, clock),
       created_(metrics.Counter(kRegistrations, kRegistrationsHelp, {{"outcome", "created"}})),
       replayed_(metrics.Counter(kRegistrations, kRegistrationsHelp, {{"outcome", "replayed"}})),

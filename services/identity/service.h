@@ -53,11 +53,10 @@ struct Login {
 // Cancellation: at once, the statement under way included. Deadline: the call's.
 class Service {
  public:
-  // All references must outlive the service. `verifier` holds the public half of `signer`'s key.
+  // All references must outlive the service. `verifier` knows every key that `signer` signs with.
   // Precondition: Validate(config) is OK.
-  Service(Store& store, auth::PasswordHasher& hasher, auth::JwtConfig jwt, auth::JwtSigner signer,
-          const auth::JwtVerifier& verifier, telemetry::Metrics& metrics, const ServiceConfig& config = {},
-          const Clock& clock = Clock::System());
+  Service(Store& store, auth::PasswordHasher& hasher, const auth::JwtSigner& signer, const auth::JwtVerifier& verifier,
+          telemetry::Metrics& metrics, const ServiceConfig& config = {}, const Clock& clock = Clock::System());
 
   // Keeps house until `scope` stops: tells other services about accounts that an earlier binary made, and deletes what
   // has expired.

@@ -63,19 +63,19 @@ TEST_F(ServiceTest, ThePublishedKeysVerifyItsTokens) {
   ASSERT_TRUE(login);
   auto keys = auth::Jwks::Parse(service_.sessions().GetJwks());
   ASSERT_TRUE(keys) << keys.error().ToString();
-  const auth::JwtVerifier elsewhere(jwt_, std::make_shared<const auth::Jwks>(*std::move(keys)), clock_);
+  const auth::JwtVerifier elsewhere(terms_, std::make_shared<const auth::Jwks>(*std::move(keys)), clock_);
   EXPECT_TRUE(elsewhere.Verify(login->tokens.access_token.Expose()));
 }
 
 TEST_F(ServiceTest, TokensExpireAndCannotBeForged) {
   ASSERT_TRUE(Register(Ada()));
   const Secret<> token = LogIn("ada", kPassword)->tokens.access_token;
-  const auth::JwtSigner stranger(*auth::SigningKey::Generate(jwt_.algorithm));
-  const auto forged = stranger.Sign(auth::NewClaims(jwt_, Uuid::New(clock_), Uuid::New(clock_), clock_));
-  const auto refused = Verify(Secret<>(*forged));
+  const auth::JwtSigner stranger(terms_, *auth::SigningKey::Generate(auth::Algorithm::kEdDsa));
+  const auto forged = stranger.Issue(Uuid::New(clock_), Uuid::New(clock_), clock_);
+  const auto refused = Verify(Secret<>(forged->token));
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code(), Code::kUnauthenticated);
-  clock_.Advance(jwt_.expiry + auth::kClockSkewMax);
+  clock_.Advance(terms_.expiry + auth::kClockSkewMax);
   const auto expired = Verify(token);
   ASSERT_FALSE(expired);
   EXPECT_EQ(expired.error().message(), refused.error().message());

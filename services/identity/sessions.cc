@@ -49,11 +49,10 @@ Result<Caller> CallerOf(const Call& call) {
 
 Error SessionHasEnded() { return Unauthenticated("the session has ended"); }
 
-Sessions::Sessions(Store& store, auth::JwtConfig jwt, auth::JwtSigner signer, const auth::JwtVerifier& verifier,
+Sessions::Sessions(Store& store, const auth::JwtSigner& signer, const auth::JwtVerifier& verifier,
                    telemetry::Metrics& metrics, const ServiceConfig& config, const Clock& clock)
     : store_(store),
-      jwt_(std::move(jwt)),
-      signer_(std::move(signer)),
+      signer_(signer),
       verifier_(verifier),
       config_(config.session),
       devices_max_(config.lockout.devices_max),
@@ -199,14 +198,12 @@ Task<std::int64_t> Sessions::RevokeAll(Call& call, bool include_current) {
 }
 
 Result<Tokens> Sessions::Issue(Uuid account, const RefreshToken& refresh_token, WallTime expires_at) const {
-  auth::Claims claims = auth::NewClaims(jwt_, account, refresh_token.session(), clock_);
-  claims.expires_at = std::min<WallTime>(claims.expires_at, std::chrono::floor<std::chrono::seconds>(expires_at));
-  NOVA_TRY(std::string access_token, signer_.Sign(claims));
+  NOVA_TRY(auth::IssuedToken issued, signer_.Issue(account, refresh_token.session(), clock_, expires_at));
   Tokens tokens;
   tokens.account = account;
   tokens.session = refresh_token.session();
-  tokens.access_token = Secret<>(std::move(access_token));
-  tokens.access_expires_at = claims.expires_at;
+  tokens.access_token = Secret<>(std::move(issued.token));
+  tokens.access_expires_at = issued.claims.expires_at;
   tokens.refresh_token = refresh_token.Encode();
   tokens.refresh_expires_at = expires_at;
   return tokens;

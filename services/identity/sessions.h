@@ -58,9 +58,9 @@ Error SessionHasEnded();
 // included. Deadline: the call's.
 class Sessions {
  public:
-  // All references must outlive the sessions. `verifier` holds the public half of `signer`'s key.
-  Sessions(Store& store, auth::JwtConfig jwt, auth::JwtSigner signer, const auth::JwtVerifier& verifier,
-           telemetry::Metrics& metrics, const ServiceConfig& config, const Clock& clock);
+  // All references must outlive the sessions. `verifier` knows every key that `signer` signs with.
+  Sessions(Store& store, const auth::JwtSigner& signer, const auth::JwtVerifier& verifier, telemetry::Metrics& metrics,
+           const ServiceConfig& config, const Clock& clock);
 
   // Opens a session for `who`, whose password has just been verified, from `device`, and forgets the failures of
   // `subject`. Nothing if the account was suspended or deleted, or its password changed, meanwhile.
@@ -100,8 +100,7 @@ class Sessions {
 
   // Constant after construction.
   Store& store_;
-  const auth::JwtConfig jwt_;
-  const auth::JwtSigner signer_;
+  const auth::JwtSigner& signer_;
   const auth::JwtVerifier& verifier_;
   const SessionConfig config_;
   const int devices_max_;

@@ -316,7 +316,7 @@ TEST_F(SessionsTest, AnAccountHasABoundedNumberOfSessionsAndDevices) {
   ServiceConfig few;
   few.session.sessions_max = 3;
   few.lockout.devices_max = 2;
-  Service service(store_, *hasher_, jwt_, signer_, verifier_, metrics_, few, clock_);
+  Service service(store_, *hasher_, signer_, verifier_, metrics_, few, clock_);
   ASSERT_TRUE(Register(Ada()));
   std::vector<Tokens> sessions;
   for (int i = 0; i < 5; ++i) {

@@ -95,12 +95,13 @@ class IdentityTest : public tests::ServiceFixture<kName, Migrations> {
   Store store_{pool_, outbox_};
   std::unique_ptr<auth::PasswordHasher> hasher_ =
       *auth::PasswordHasher::Create({.threads = 2, .queue_max = 256}, metrics_);
-  const auth::JwtConfig jwt_;
-  const auth::JwtSigner signer_{*auth::SigningKey::Generate(jwt_.algorithm)};
-  const auth::JwtVerifier verifier_{
-      jwt_, std::make_shared<const auth::Jwks>(std::vector{signer_.key().verification_key()}), clock_};
+  const auth::JwtTerms terms_;
+  const auth::SigningKey key_ = *auth::SigningKey::Generate(auth::Algorithm::kEdDsa);
+  const auth::JwtSigner signer_{terms_, key_};
+  const auth::JwtVerifier verifier_{terms_, std::make_shared<const auth::Jwks>(std::vector{key_.verification_key()}),
+                                    clock_};
   const ServiceConfig config_;
-  Service service_{store_, *hasher_, jwt_, signer_, verifier_, metrics_, config_, clock_};
+  Service service_{store_, *hasher_, signer_, verifier_, metrics_, config_, clock_};
 };
 
 }  // namespace nova::identity

@@ -248,6 +248,7 @@ Task<void> Service::DeleteUser(Call& call) {
   NOVA_CO_TRY(const Uuid own, OwnIdOf(call));
   bool deleted = false;
   NOVA_CO_TRY(const auto stored, co_await Change(call, own, [&](StoredUser& found) -> Decided {
+                deleted = false;
                 if (found.user.deleted_at) return Decided(std::nullopt);
                 // Banned or not: what is known of a person is the person's.
                 Touch(found.user);

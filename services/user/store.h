@@ -48,6 +48,7 @@ class Store {
   // happened, of which an event is appended. Nothing: the user stays as it is (the settings may change all the same, if
   // they have another version then). An error: nothing is changed, and it is the error of Change. Id, username and time
   // of creation are not written.
+  // May be asked again, of a user who has changed meanwhile.
   using Decision = std::function<Result<std::optional<Happening>>(StoredUser&)>;
   // What is stored afterwards. Nothing if there is no such user, of whom nothing is decided.
   runtime::Task<std::optional<StoredUser>> Change(runtime::Call& call, Uuid id, Decision decide);

@@ -10,6 +10,7 @@
 #include "app/stack_access.h"
 #include "local/redis_server.h"
 #include "local/rotation.h"
+#include "local/secrets_manager.h"
 #include "local/state.h"
 #include "nova/runtime/runtime.h"
 #include "nova/runtime/stop_signals.h"
@@ -49,6 +50,7 @@ class AuditVerb final : public Verb {
 
     NOVA_TRY(AddFaultTargets());
     audit_.authority = access_.layout().authority();
+    NOVA_TRY(AddSecrets());
     audit_.demo = [this] { return Demo(); };
     const local::RotationConfig rotation{.data_dir = access_.layout().root, .principals = audit_.topology.principals};
     audit_.rotate_leaves = [rotation] { return Taken(local::RotateLeaves(rotation)); };
@@ -102,6 +104,28 @@ class AuditVerb final : public Verb {
                                                           : layout.service(component.name);
       audit_.processes.push_back({.name = component.name, .pid = component.pid, .folder = folder});
     }
+    return Ok();
+  }
+
+  // The Secrets Manager, if the stack has one, and where to look for what must not be written anywhere.
+  Result<void> AddSecrets() {
+    const local::Layout& layout = access_.layout();
+    audit_.logs = layout.logs();
+    audit_.secret_folders = {layout.secrets(), layout.certificates(), layout.authority()};
+    const auto local = local::ReadSecretsManager(layout);
+    // Without one the rows that need it say so.
+    if (!local && local.error().code() == Code::kNotFound) return Ok();
+    NOVA_TRY(local);
+    NOVA_TRY(Secret<> key, local::SecretAccessKey(*local));
+    audit_.secrets = {.endpoint = local->endpoint,
+                      .region = local->region,
+                      .secret_id = local->jwt_secret,
+                      .issuer = std::string(local::kTokenIssuer),
+                      .access_key_id = local->access_key_id,
+                      .secret_access_key = std::move(key),
+                      .soft_ttl = local->soft_ttl,
+                      .keys_refresh_interval = local->keys_refresh_interval,
+                      .announce = local->announce};
     return Ok();
   }
 

@@ -3,7 +3,6 @@
 #include <boost/json.hpp>
 #include <cstdio>
 #include <filesystem>
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <initializer_list>
@@ -15,12 +14,14 @@
 #include <vector>
 
 #include "app/command.h"
+#include "app/text.h"
 #include "app/topology.h"
 #include "local/certificates.h"
 #include "local/certificates_in_use.h"
 #include "local/data_dir.h"
 #include "local/rotation.h"
 #include "local/stack.h"
+#include "nova/base/timestamp.h"
 #include "nova/telemetry/log.h"
 #include "nova/tls/authority.h"
 #include "nova/tls/certificate.h"
@@ -40,20 +41,8 @@ bool Contains(const std::vector<std::string>& names, const std::string& name) {
   return std::ranges::find(names, name) != names.end();
 }
 
-std::string TimeText(WallTime time) {
-  return fmt::format("{:%FT%TZ}", fmt::gmtime(std::chrono::system_clock::to_time_t(time)));
-}
-
-// "89 d", "5 h", "12 min", "40 s", "ended".
-std::string LeftText(WallTime end, WallTime now) {
-  const auto left = std::chrono::floor<seconds>(end - now);
-  if (left <= seconds(0)) return "ended";
-  if (left >= std::chrono::days(2)) return fmt::format("{} d", std::chrono::floor<std::chrono::days>(left).count());
-  if (left >= std::chrono::hours(2)) return fmt::format("{} h", std::chrono::floor<std::chrono::hours>(left).count());
-  if (left >= std::chrono::minutes(2))
-    return fmt::format("{} min", std::chrono::floor<std::chrono::minutes>(left).count());
-  return fmt::format("{} s", left.count());
-}
+// "89 d", "ended".
+std::string LeftText(WallTime end, WallTime now) { return end - now < seconds(1) ? "ended" : SpanText(end - now); }
 
 std::string ShortSerial(const std::string& serial) { return serial.substr(0, kSerialDigitsShown); }
 
@@ -69,28 +58,12 @@ std::string ShortNames(const std::vector<tls::AuthorityInfo>& authorities) {
   return names.empty() ? "-" : fmt::format("{}", fmt::join(names, ", "));
 }
 
-// Aligned columns; the first row is the heading.
-std::string Table(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<std::size_t> widths(rows.front().size(), 0);
-  for (const auto& row : rows) {
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string text;
-  for (const auto& row : rows) {
-    std::string line;
-    for (std::size_t i = 0; i < row.size(); ++i) line += fmt::format("{:<{}}", row[i], widths[i] + 2);
-    line.erase(line.find_last_not_of(' ') + 1);
-    text += line + "\n";
-  }
-  return text;
-}
-
 json::array ToJson(const std::vector<tls::AuthorityInfo>& authorities) {
   json::array list;
   for (const tls::AuthorityInfo& authority : authorities) {
     list.push_back({{"subject", authority.subject},
                     {"fingerprint", authority.fingerprint},
-                    {"not_after", TimeText(authority.not_after)}});
+                    {"not_after", Timestamp(authority.not_after)}});
   }
   return list;
 }
@@ -99,8 +72,8 @@ json::object ToJson(const tls::CertificateInfo& leaf, const std::vector<tls::Aut
   // One that could not be read has no number, and its times would be an invention.
   const bool known = !leaf.serial.empty();
   return {{"serial", leaf.serial},
-          {"not_before", known ? json::value(TimeText(leaf.not_before)) : json::value()},
-          {"not_after", known ? json::value(TimeText(leaf.not_after)) : json::value()},
+          {"not_before", known ? json::value(Timestamp(leaf.not_before)) : json::value()},
+          {"not_after", known ? json::value(Timestamp(leaf.not_after)) : json::value()},
           {"issuer", leaf.issuer},
           {"authorities", ToJson(authorities)}};
 }
@@ -133,7 +106,7 @@ std::string ViewText(const local::CertificatesView& view, WallTime now) {
   std::string text;
   if (view.authority) {
     const auto& [signer, rotation, under_way] = *view.authority;
-    text += fmt::format("authority  {}, until {} ({})\n", ShortName(signer.subject), TimeText(signer.not_after),
+    text += fmt::format("authority  {}, until {} ({})\n", ShortName(signer.subject), Timestamp(signer.not_after),
                         LeftText(signer.not_after, now));
     if (under_way)
       text += fmt::format("           its replacement is under way: {}; `nova certs rotate --ca` goes on with it\n",
@@ -151,7 +124,7 @@ std::string ViewText(const local::CertificatesView& view, WallTime now) {
       sets.push_back({principal, "-", "-", "-", "-", "-"});
       continue;
     }
-    sets.push_back({principal, TimeText(leaf.not_after), LeftText(leaf.not_after, now), ShortSerial(leaf.serial),
+    sets.push_back({principal, Timestamp(leaf.not_after), LeftText(leaf.not_after, now), ShortSerial(leaf.serial),
                     ShortName(leaf.issuer), ShortNames(on_disk.authorities)});
   }
   text += view.sets.empty() ? "no certificate is issued yet: `nova certs issue` does, and `nova up`\n" : Table(sets);
@@ -167,7 +140,7 @@ std::string ViewText(const local::CertificatesView& view, WallTime now) {
       problems += fmt::format("{}: {}\n", name, seen.problem);
     }
     for (const tls::CertificateInUse& certificate : seen.certificates) {
-      processes.push_back({name, pid, certificate.side, TimeText(certificate.leaf.not_after),
+      processes.push_back({name, pid, certificate.side, Timestamp(certificate.leaf.not_after),
                            ShortSerial(certificate.leaf.serial), ShortNames(certificate.authorities),
                            current ? "current" : "stale"});
     }
@@ -182,7 +155,7 @@ json::object ViewJson(const local::CertificatesView& view) {
   if (view.authority) {
     authority = json::object{{"subject", view.authority->signer.subject},
                              {"fingerprint", view.authority->signer.fingerprint},
-                             {"not_after", TimeText(view.authority->signer.not_after)},
+                             {"not_after", Timestamp(view.authority->signer.not_after)},
                              {"rotation", RotationName(view.authority->rotation)},
                              {"under_way", view.authority->under_way}};
   }
@@ -326,10 +299,10 @@ Result<ExitCode> CertsVerb::Init() {
   Print({{"directory", directory.string()},
          {"subject", info.subject},
          {"fingerprint", info.fingerprint},
-         {"not_after", TimeText(info.not_after)}},
+         {"not_after", Timestamp(info.not_after)}},
         fmt::format("{}: {}, until {}\nFor development on one machine: its key lies in a plain file. In a cluster "
                     "cert-manager signs.\n",
-                    directory.string(), ShortName(info.subject), TimeText(info.not_after)));
+                    directory.string(), ShortName(info.subject), Timestamp(info.not_after)));
   return kDone;
 }
 
@@ -363,7 +336,7 @@ Result<ExitCode> CertsVerb::Issue() {
   json::object object{{"principal", subject_}, {"directory", out_}};
   for (auto& [key, value] : ToJson(issued.leaf, issued.authorities)) object[key] = value;
   Print(object, fmt::format("{}: tls.crt, tls.key, ca.crt of {}, until {}, signed by {}\n", out_, subject_,
-                            TimeText(issued.leaf.not_after), ShortName(issued.leaf.issuer)));
+                            Timestamp(issued.leaf.not_after), ShortName(issued.leaf.issuer)));
   return kDone;
 }
 
@@ -452,11 +425,11 @@ Result<ExitCode> CertsVerb::Verify() {
     // The minute of skew is this machine's allowance for its own clock; a peer grants none.
     if (problem.empty() && set.leaf.not_after <= now)
       problem = fmt::format("{}: the certificate expired at {}", local::FilesOf(subject.directory).certificate.path,
-                            TimeText(set.leaf.not_after));
+                            Timestamp(set.leaf.not_after));
     if (!problem.empty()) problem += subject.remedy;
     all_good = all_good && problem.empty();
     text += problem.empty() ? fmt::format("ok   {}: {}, until {} ({}), signed by {}\n", subject.name,
-                                          set.leaf.principal, TimeText(set.leaf.not_after),
+                                          set.leaf.principal, Timestamp(set.leaf.not_after),
                                           LeftText(set.leaf.not_after, now), ShortName(set.leaf.issuer))
                             : fmt::format("BAD  {}: {}\n", subject.name, problem);
     json::object entry{{"directory", subject.directory.string()},

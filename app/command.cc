@@ -16,10 +16,14 @@ std::span<const Command> Commands() {
        "Makes, renews, shows and checks certificates. The authority is for development: in a cluster cert-manager "
        "signs.",
        MakeCerts},
+      {"secrets", "nova secrets <rotate|status>",
+       "Replaces the keys of access tokens in AWS Secrets Manager when they are due, and shows their versions.",
+       MakeSecrets},
       {"audit", "nova audit", "Measures every promise against a live stack.", MakeAudit},
       {"serve", "nova serve <service>", "Runs one service in the foreground.", MakeServe},
       {"migrate", "nova migrate [service]", "Brings the databases to the schema of this binary.", MakeMigrate},
       {"probe", "nova probe [service]", "Asks a service for its health over gRPC, as a probe does.", MakeProbe},
+      {"lambda", "nova lambda", "Serves the steps of a Secrets Manager rotation as a Lambda function.", MakeLambda},
       {"modules", "nova modules", "Lists the services of this binary and what they need.", MakeModules},
   };
   return kCommands;

@@ -4,7 +4,6 @@
 #include <optional>
 
 #include "app/service_module.h"
-#include "nova/auth/jwt.h"
 #include "nova/auth/password.h"
 #include "services/identity/config.h"
 #include "services/identity/events.h"
@@ -28,14 +27,7 @@ using runtime::Task;
 
 class IdentityModule final : public ServiceModule {
  public:
-  IdentityModule() : ServiceModule("identity", {.tokens = Tokens::kOwn}) {}
-
-  rpc::TokenVerifier TokenVerifier() override {
-    return [this](std::string_view token) -> Result<runtime::Caller> {
-      NOVA_TRY(const auth::Claims claims, verifier_->Verify(token));
-      return auth::CallerOf(claims);
-    };
-  }
+  IdentityModule() : ServiceModule("identity", {.tokens = TokenKeys::Role::kIssues}) {}
 
   std::vector<rpc::Service> Services() override {
     std::vector<rpc::Service> services;
@@ -47,17 +39,10 @@ class IdentityModule final : public ServiceModule {
   void BindService(config::Config& config) override { identity::Bind(config, config_); }
 
   Result<void> BuildService(runtime::Runtime&, telemetry::Metrics& metrics) override {
-    NOVA_TRY(auth::JwtKeys keys, auth::LoadJwtKeys(jwt()));
-    if (!keys.signing)
-      return InvalidArgument(
-          "NOVA_AUTH_JWT_SIGNING_KEY: identity signs tokens and needs its private key; name the PEM file in "
-          "NOVA_AUTH_JWT_SIGNING_KEY_FILE");
     NOVA_TRY(identity::Validate(config_.service));
     NOVA_TRY(hasher_, auth::PasswordHasher::Create(config_.password, metrics));
-    verifier_.emplace(jwt(), keys.verification);
     store_.emplace(pool(), outbox());
-    service_.emplace(*store_, *hasher_, jwt(), auth::JwtSigner(*std::move(keys.signing)), *verifier_, metrics,
-                     config_.service);
+    service_.emplace(*store_, *hasher_, token_keys().signer(), token_keys().verifier(), metrics, config_.service);
     identity::Consume(consumer(), *service_);
     return Ok();
   }
@@ -72,7 +57,6 @@ class IdentityModule final : public ServiceModule {
 
   identity::IdentityConfig config_;
   std::unique_ptr<auth::PasswordHasher> hasher_;
-  std::optional<auth::JwtVerifier> verifier_;
   std::optional<identity::Store> store_;
   std::optional<identity::Service> service_;
 };

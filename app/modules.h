@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -27,12 +28,14 @@ class Module {
   // `me`: who this process is when it calls other services; outlives the module.
   virtual Result<void> Build(runtime::Runtime& runtime, telemetry::Metrics& metrics,
                              const tls::ChannelIdentity& me) = 0;
-  // Returns when every hard dependency answered once. Errors: UNAVAILABLE naming it.
+  // Returns when every hard dependency answered once. Errors: UNAVAILABLE naming it, if another try may help.
   virtual runtime::Task<void> Connect(runtime::Call& call) = 0;
   virtual void AddDependencies(health::Monitor& monitor) = 0;
   // Work that goes on beside calls, until `background` stops.
   virtual void Start(runtime::Scope& background) = 0;
   virtual std::vector<rpc::Service> Services() = 0;
+  // Adds to a JSON object, for the status page, what the module alone knows. Thread-safe, while it runs.
+  virtual std::string AddStatus(std::string object) const = 0;
   // How access tokens are verified; null if no method needs it.
   virtual rpc::TokenVerifier TokenVerifier() = 0;
   // After the last call has ended. Blocks for `limit` at most.

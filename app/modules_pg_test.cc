@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "app/migration.h"
 #include "app/modules.h"
@@ -84,26 +85,30 @@ TEST_P(EveryModule, StartsAlone) {
   EXPECT_TRUE(module->Close(std::chrono::seconds(10)).ok());
 }
 
-TEST(ModulesTest, OnlyIdentityMayHoldTheSigningKey) {
+TEST(ModulesTest, OnlyIdentityMayHoldWhatSigns) {
   const auto key = auth::SigningKey::Generate(auth::Algorithm::kEdDsa);
   ASSERT_TRUE(key.ok());
+  const std::pair<std::string, std::string> settings[] = {{"NOVA_AUTH_JWT_SIGNING_KEY", key->ToPem()->Expose()},
+                                                          {"NOVA_AUTH_JWT_ALGORITHM", "HS256"}};
   for (const ModuleEntry& entry : Modules()) {
     if (entry.name == "identity") continue;
-    config::Config config(config::Sources{.environment = {{"NOVA_POSTGRES_DATABASE", "x"},
-                                                          {"NOVA_POSTGRES_USER", "x"},
-                                                          {"NOVA_POSTGRES_SSL_MODE", "disable"},
-                                                          {"NOVA_REDIS_TLS", "false"},
-                                                          {"NOVA_AUTH_JWT_SIGNING_KEY", key->ToPem()->Expose()}}});
-    const auto module = entry.make();
-    module->Bind(config);
-    ASSERT_TRUE(config.Finish().ok());
-    runtime::Runtime runtime({.threads = 1});
-    telemetry::Metrics metrics;
-    const auto built = module->Build(runtime, metrics, tls::ChannelIdentity::Plaintext());
-    ASSERT_FALSE(built.ok()) << entry.name;
-    EXPECT_EQ(built.error().code(), Code::kInvalidArgument);
-    EXPECT_NE(built.error().message().find("NOVA_AUTH_JWT_SIGNING_KEY"), std::string::npos);
-    EXPECT_TRUE(module->Close(std::chrono::seconds(10)).ok());
+    for (const auto& [name, value] : settings) {
+      config::Config config(config::Sources{.environment = {{"NOVA_POSTGRES_DATABASE", "x"},
+                                                            {"NOVA_POSTGRES_USER", "x"},
+                                                            {"NOVA_POSTGRES_SSL_MODE", "disable"},
+                                                            {"NOVA_REDIS_TLS", "false"},
+                                                            {name, value}}});
+      const auto module = entry.make();
+      module->Bind(config);
+      ASSERT_TRUE(config.Finish().ok());
+      runtime::Runtime runtime({.threads = 1});
+      telemetry::Metrics metrics;
+      const auto built = module->Build(runtime, metrics, tls::ChannelIdentity::Plaintext());
+      ASSERT_FALSE(built.ok()) << entry.name;
+      EXPECT_EQ(built.error().code(), Code::kInvalidArgument);
+      EXPECT_NE(built.error().message().find(name), std::string::npos);
+      EXPECT_TRUE(module->Close(std::chrono::seconds(10)).ok());
+    }
   }
 }
 

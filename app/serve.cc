@@ -189,7 +189,10 @@ Result<void> ServeVerb::Serve(runtime::Runtime& runtime, runtime::Scope& backgro
              const health::Snapshot snapshot = monitor.Get();
              return http::Readiness{.ok = snapshot.serving, .json = snapshot.ToJson()};
            },
-       .status = [&monitor, &identities] { return tls::AddCertificates(monitor.Get().ToJson(), identities.InUse()); }});
+       .status =
+           [this, &monitor, &identities] {
+             return module_->AddStatus(tls::AddCertificates(monitor.Get().ToJson(), identities.InUse()));
+           }});
 
   NOVA_TRY(server.Start());
   NOVA_TRY(admin->Start());

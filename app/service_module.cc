@@ -46,7 +46,8 @@ ServiceModule::ServiceModule(std::string name, Traits traits)
       postgres_policies_(resilience::DependencyConfig::Default(resilience::Kind::kDatabase)),
       redis_policies_(resilience::DependencyConfig::Default(resilience::Kind::kCache)),
       cache_policies_(CachePolicies()),
-      identity_policies_(resilience::DependencyConfig::Default(resilience::Kind::kPeer)) {}
+      identity_policies_(resilience::DependencyConfig::Default(resilience::Kind::kPeer)),
+      token_keys_(name_, traits.tokens) {}
 ServiceModule::~ServiceModule() = default;
 
 void ServiceModule::Bind(config::Config& config) {
@@ -55,13 +56,12 @@ void ServiceModule::Bind(config::Config& config) {
   redis::Bind(config, redis_config_);
   events::Bind(config, relay_config_);
   events::Bind(config, consumer_config_);
-  auth::Bind(config, jwt_);
-  auth::Bind(config, keys_config_);
+  token_keys_.Bind(config);
   app::Bind(config, peers_);
   resilience::Bind(config, kPostgres, postgres_policies_);
   resilience::Bind(config, kRedis, redis_policies_);
   if (traits_.caches) resilience::Bind(config, kCache, cache_policies_);
-  if (traits_.tokens == Tokens::kVerified) resilience::Bind(config, kIdentity, identity_policies_);
+  if (traits_.tokens == TokenKeys::Role::kVerifies) resilience::Bind(config, kIdentity, identity_policies_);
   BindService(config);
 }
 
@@ -96,7 +96,12 @@ Result<void> ServiceModule::Build(runtime::Runtime& runtime, telemetry::Metrics&
   outbox_.emplace(*pool_, name_);
   relay_.emplace(*outbox_, *pool_, *redis_, metrics, relay_config_);
   consumer_.emplace(*outbox_, *pool_, *redis_, metrics, consumer_config_);
-  if (traits_.tokens == Tokens::kVerified) NOVA_TRY(BuildVerification(metrics, me));
+  if (token_keys_.FollowsIssuer()) {
+    identity_dependency_.emplace(kIdentity, metrics, identity_policies_);
+    identity_.emplace(metrics, *identity_dependency_,
+                      rpc::ClientConfig{.principal = "identity", .target = peers_.targets.at("identity")}, me);
+  }
+  NOVA_TRY(token_keys_.Build(runtime, metrics, app_env_, [this](Call& call) { return FetchKeys(call); }));
   return BuildService(runtime, metrics);
 }
 
@@ -119,22 +124,6 @@ Result<void> ServiceModule::BuildTrust(telemetry::Metrics& metrics) {
   return Ok();
 }
 
-Result<void> ServiceModule::BuildVerification(telemetry::Metrics& metrics, const tls::ChannelIdentity& me) {
-  if (!jwt_.signing_key.empty())
-    return InvalidArgument("NOVA_AUTH_JWT_SIGNING_KEY: only identity signs tokens; take the private key away from " +
-                           name_);
-  if (!jwt_.validation_key.empty()) {
-    NOVA_TRY(const auth::JwtKeys keys, auth::LoadJwtKeys(jwt_));
-    verifier_.emplace(jwt_, keys.verification);
-    return Ok();
-  }
-  identity_dependency_.emplace(kIdentity, metrics, identity_policies_);
-  identity_.emplace(metrics, *identity_dependency_,
-                    rpc::ClientConfig{.principal = "identity", .target = peers_.targets.at("identity")}, me);
-  keys_.emplace(jwt_, [this](Call& call) { return FetchKeys(call); }, metrics, keys_config_);
-  return Ok();
-}
-
 Task<std::string> ServiceModule::FetchKeys(Call& call) {
   const identity::v2::GetJwksRequest request;
   NOVA_CO_TRY(const auto response,
@@ -143,6 +132,7 @@ Task<std::string> ServiceModule::FetchKeys(Call& call) {
 }
 
 Task<void> ServiceModule::Connect(Call& call) {
+  NOVA_CO_TRY(co_await token_keys_.Load(call));
   auto answered = co_await health_pool_->Ping(call);
   if (answered) co_return Ok();
   const postgres::ConnectionConfig& database = database_.connection;
@@ -154,7 +144,7 @@ Task<void> ServiceModule::Connect(Call& call) {
 void ServiceModule::AddDependencies(health::Monitor& monitor) {
   monitor.AddHard("postgres", [this](Call& call) { return health_pool_->Ping(call); });
   monitor.AddSoft("redis", [this](Call& call) { return redis_->Ping(call); });
-  if (keys_) monitor.AddSoft("identity", [this](Call&) -> Task<void> { co_return keys_->Ready(); });
+  token_keys_.AddDependencies(monitor);
 }
 
 void ServiceModule::Start(runtime::Scope& background) {
@@ -162,25 +152,26 @@ void ServiceModule::Start(runtime::Scope& background) {
   if (redis_trust_) redis_trust_->Watch(background);
   relay_->Start(background);
   consumer_->Start(background);
-  if (keys_) keys_->Start(background);
+  token_keys_.Start(background);
   StartService(background);
 }
 
 rpc::TokenVerifier ServiceModule::TokenVerifier() {
   return [this](std::string_view token) -> Result<runtime::Caller> {
-    NOVA_TRY(const auth::Claims claims, keys_ ? keys_->Verify(token) : verifier_->Verify(token));
+    NOVA_TRY(const auth::Claims claims, token_keys_.Verify(token));
     return auth::CallerOf(claims);
   };
 }
 
 Result<void> ServiceModule::Close(Duration limit) {
   const auto service = CloseService(limit);
+  const auto token_keys = token_keys_.Close(limit);
   // What was never built needs no closing.
   const auto cache = cache_ ? cache_->Close(limit) : Ok();
   const auto redis = redis_ ? redis_->Close(limit) : Ok();
   const auto pool = pool_ ? pool_->Close(limit) : Ok();
   const auto health_pool = health_pool_ ? health_pool_->Close(limit) : Ok();
-  for (const auto* closed : {&service, &cache, &redis, &pool, &health_pool}) NOVA_TRY(*closed);
+  for (const auto* closed : {&service, &token_keys, &cache, &redis, &pool, &health_pool}) NOVA_TRY(*closed);
   return Ok();
 }
 

@@ -4,7 +4,7 @@
 //   database      a pool through PgBouncer, and one of its own for health       hard
 //   Redis         commands, cache, streams                                      soft, unless the service says otherwise
 //   events        outbox, relay of it, consumer of others' streams
-//   tokens        verified with the keys that identity publishes, or with one that is configured
+//   tokens        verified with keys from where token_keys.h says
 //
 // Each has policies of its own (nova/resilience), under the name it has here: RESILIENCE_POSTGRES_TIMEOUT_MS,
 // RESILIENCE_REDIS_..., RESILIENCE_CACHE_..., RESILIENCE_IDENTITY_...
@@ -17,8 +17,7 @@
 
 #include "app/modules.h"
 #include "app/peers.h"
-#include "nova/auth/jwt.h"
-#include "nova/auth/key_follower.h"
+#include "app/token_keys.h"
 #include "nova/config/app_env.h"
 #include "nova/events/consumer.h"
 #include "nova/events/outbox.h"
@@ -33,13 +32,8 @@ namespace nova::app {
 
 class ServiceModule : public Module {
  public:
-  enum class Tokens {
-    kVerified,  // those that identity issued
-    kOwn,       // the service issues them, and overrides TokenVerifier
-  };
-
   struct Traits {
-    Tokens tokens = Tokens::kVerified;
+    TokenKeys::Role tokens = TokenKeys::Role::kVerifies;
     // Keeps values in Redis that it can do without: cache() is there, with policies that wait for little.
     bool caches = false;
   };
@@ -53,7 +47,8 @@ class ServiceModule : public Module {
   runtime::Task<void> Connect(runtime::Call& call) final;
   void AddDependencies(health::Monitor& monitor) final;
   void Start(runtime::Scope& background) final;
-  rpc::TokenVerifier TokenVerifier() override;
+  std::string AddStatus(std::string object) const final { return token_keys_.AddStatus(std::move(object)); }
+  rpc::TokenVerifier TokenVerifier() final;
   Result<void> Close(Duration limit) final;
 
  protected:
@@ -75,14 +70,12 @@ class ServiceModule : public Module {
   redis::Client& redis() { return *redis_; }
   // Connections of its own, so that values that can be done without never wait behind events. Precondition: it caches.
   redis::Client& cache() { return *cache_; }
-  // Of the settings auth.jwt_*.
-  const auth::JwtConfig& jwt() const { return jwt_; }
+  const TokenKeys& token_keys() const { return token_keys_; }
 
  private:
   runtime::Task<std::string> FetchKeys(runtime::Call& call);
   // Stands between the files of authorities and the connections that read them.
   Result<void> BuildTrust(telemetry::Metrics& metrics);
-  Result<void> BuildVerification(telemetry::Metrics& metrics, const tls::ChannelIdentity& me);
 
   const std::string name_;
   const Traits traits_;
@@ -91,8 +84,6 @@ class ServiceModule : public Module {
   redis::ClientConfig redis_config_;
   events::RelayConfig relay_config_;
   events::ConsumerConfig consumer_config_;
-  auth::JwtConfig jwt_;
-  auth::KeyFollowerConfig keys_config_;
   PeersConfig peers_;
   resilience::DependencyConfig postgres_policies_;
   resilience::DependencyConfig redis_policies_;
@@ -113,10 +104,8 @@ class ServiceModule : public Module {
   std::optional<events::Outbox> outbox_;
   std::optional<events::Relay> relay_;
   std::optional<events::Consumer> consumer_;
-  // One of the two, unless the service verifies in its own way.
-  std::optional<auth::JwtVerifier> verifier_;
   std::optional<rpc::Client> identity_;
-  std::optional<auth::KeyFollower> keys_;
+  TokenKeys token_keys_;
 };
 
 }  // namespace nova::app

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <unistd.h>
 
@@ -12,9 +13,12 @@
 #include "app/stack_access.h"
 #include "app/topology.h"
 #include "local/file.h"
+#include "local/secrets_manager.h"
 #include "local/stack.h"
 #include "nova/rpc/client.h"
 #include "nova/runtime/runtime.h"
+#include "nova/secrets/aws.h"
+#include "nova/secrets/rotation.h"
 #include "nova/telemetry/log.h"
 
 namespace nova::app {
@@ -22,6 +26,8 @@ namespace {
 
 constexpr char kDemoUser[] = "demo";
 constexpr std::chrono::seconds kDemoUserLimit{10};
+// For what has to be done to the secret: at most the rest of a rotation that was cut off.
+constexpr std::chrono::seconds kSecretLimit{60};
 
 // An account to log in with; made at the first start, kept with the data. Returns its password, or an empty text if
 // the account is there and the password is not: then there is nothing to print that would work.
@@ -91,10 +97,37 @@ std::map<std::string, std::string> ForServices() {
   return environment;
 }
 
+// The keys of access tokens come from a Secrets Manager on this machine, which gets a first version if it has none.
+Result<local::SecretsManager> UseSecretsManager(const local::Layout& layout, const std::string& endpoint) {
+  NOVA_TRY(const local::SecretsManager local, local::PrepareSecretsManager(layout, endpoint));
+  NOVA_TRY(Secret<> key, local::SecretAccessKey(local));
+  secrets::AwsConfig aws_config;
+  aws_config.api = {.region = local.region, .endpoint = local.endpoint};
+  aws_config.credentials.access_key_id = local.access_key_id;
+  aws_config.credentials.secret_access_key = std::move(key);
+  telemetry::Metrics metrics;
+  runtime::Runtime runtime({.threads = 1});
+  NOVA_TRY(const auto aws, secrets::Aws::Create(runtime, metrics, aws_config, config::AppEnv::kDevelopment));
+  secrets::Rotator rotator(aws->api(), {.secret_id = local.jwt_secret, .announce = local.announce, .create = true});
+  const auto rotated = runtime.RunBlocking<secrets::RotationReport>(
+      kSecretLimit, [&](runtime::Call& call) { return rotator.Rotate(call, /*now=*/false); });
+  NOVA_TRY(aws->Close(kSecretLimit));
+  if (!rotated)
+    return Unavailable("--secrets-endpoint: the Secrets Manager at " + endpoint +
+                           " cannot be used; is it up? `./dev secrets-manager` runs one",
+                       rotated.error().ToString());
+  NOVA_TRY(local::WriteSecretsManager(layout, &local));
+  return local;
+}
+
 class UpVerb final : public Verb {
  public:
   void Bind(config::Config& config) override {
     local::Bind(config, up_);
+    config.Field(
+        "up.secrets_endpoint", secrets_endpoint_,
+        {.help = "URL of a Secrets Manager on this machine that access tokens' keys come from, instead of a file",
+         .flag = "secrets-endpoint"});
     telemetry::Bind(config, log_);
   }
 
@@ -107,8 +140,18 @@ class UpVerb final : public Verb {
       NOVA_TRY(MigrateService(spec.name, direct));
       return Ok();
     };
-    plan.launch = [](const config::ServiceSpec& spec) {
-      return local::ServiceLaunch{.arguments = {"serve", spec.name}, .environment = ForServices()};
+    std::optional<local::SecretsManager> secrets;
+    plan.prepare = [&](const local::Layout& layout) -> Result<void> {
+      if (secrets_endpoint_.empty()) return local::WriteSecretsManager(layout, nullptr);
+      NOVA_TRY(secrets, UseSecretsManager(layout, secrets_endpoint_));
+      return Ok();
+    };
+    plan.launch = [&](const config::ServiceSpec& spec) {
+      local::ServiceLaunch launch{.arguments = {"serve", spec.name}, .environment = ForServices()};
+      if (secrets) {
+        for (const auto& [name, value] : secrets->EnvironmentOf(spec.name)) launch.environment[name] = value;
+      }
+      return launch;
     };
     if (isatty(STDERR_FILENO) != 0)
       plan.progress = [](std::string_view what) {
@@ -136,6 +179,7 @@ class UpVerb final : public Verb {
 
  private:
   local::UpConfig up_{.port_base = kPortBaseDefault};
+  std::string secrets_endpoint_;
   // The supervisor's own records; those of services go to their files.
   telemetry::LogConfig log_{.level = telemetry::Level::kWarn, .format = telemetry::LogFormat::kText};
 };

@@ -2,7 +2,6 @@
 
 #include <boost/json.hpp>
 #include <charconv>
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <system_error>
 #include <unistd.h>
@@ -11,6 +10,7 @@
 
 #include "local/process.h"
 #include "local/redis_server.h"
+#include "nova/base/timestamp.h"
 
 namespace nova::local {
 namespace {
@@ -92,9 +92,7 @@ Result<DataDir> DataDir::Open(const fs::path& root, const DataDirOptions& option
   // The start time tells this process from a later one of the same pid.
   NOVA_TRY(lock->Write(fmt::format("{} {}\n", ::getpid(), StartTicks(::getpid()).value_or(0))));
 
-  Marker marker{
-      .port_base = options.port_base,
-      .created = fmt::format("{:%FT%TZ}", fmt::gmtime(std::chrono::system_clock::to_time_t(clock.WallNow())))};
+  Marker marker{.port_base = options.port_base, .created = Timestamp(clock.WallNow())};
   if (fs::exists(layout.marker(), error)) {
     NOVA_TRY(marker, ReadMarker(layout));
   } else {

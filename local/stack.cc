@@ -11,6 +11,7 @@
 
 #include "local/ports.h"
 #include "local/redis_server.h"
+#include "local/secrets_manager.h"
 #include "nova/auth/keys.h"
 #include "nova/telemetry/log.h"
 #include "nova/tls/authority.h"
@@ -27,8 +28,6 @@ using std::chrono::seconds;
 constexpr std::string_view kPostgres = kPostgresPrincipal;
 constexpr std::string_view kPooler = kPoolerPrincipal;
 constexpr std::string_view kRedis = kRedisPrincipal;
-// The only service that gets the key which signs tokens.
-constexpr std::string_view kTokenIssuer = "identity";
 constexpr Duration kOrphanLimit = seconds(10);
 constexpr Duration kTrimInterval = seconds(30);
 // How often the files of certificates are compared.
@@ -349,6 +348,7 @@ Result<void> Stack::StartAll(bool has_cluster) {
   }
   for (const std::string& principal : certificates_.principals())
     watches_.emplace_back(TlsFiles::In(certificates_.FolderOf(principal)));
+  if (plan_.prepare) NOVA_TRY(plan_.prepare(layout()));
 
   NOVA_TRY(auto postgres, MakePostgres(has_cluster));
   postgres_ = static_cast<Postgres*>(postgres.get());
@@ -505,7 +505,7 @@ Result<std::unique_ptr<Component>> Stack::MakeService(const config::ServiceSpec&
   for (const config::ServiceSpec& peer : plan_.topology.services) {
     environment["NOVA_PEERS_" + UpperCase(peer.name) + "_TARGET"] = fmt::format("127.0.0.1:{}", peer.grpc_port);
   }
-  if (spec.name == kTokenIssuer) {
+  if (spec.name == kTokenIssuer && !launch.environment.contains("AWS_SECRETS_JWT_NAME")) {
     const fs::path key_file = layout().signing_key();
     if (!fs::exists(key_file)) {
       NOVA_TRY(auth::SigningKey key, auth::SigningKey::Generate(auth::Algorithm::kEdDsa));

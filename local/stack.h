@@ -59,7 +59,8 @@ void Bind(config::Config& config, UpConfig& up);
 // How a service's process is started, beyond what the stack gives to every service.
 struct ServiceLaunch {
   std::vector<std::string> arguments;
-  // Where a name is also given by the stack, the stack's value counts.
+  // Where a name is also given by the stack, the stack's value counts. With AWS_SECRETS_JWT_NAME the stack gives no key
+  // of its own.
   std::map<std::string, std::string> environment;
 };
 
@@ -72,6 +73,8 @@ struct StackPlan {
   // Brings the database of a service to the schema of this program, over a direct connection.
   std::function<Result<void>(const config::ServiceSpec&, const postgres::ConnectionConfig& direct)> migrate;
   std::function<ServiceLaunch(const config::ServiceSpec&)> launch;
+  // Called once, when the folder is ours and before anything is started. May be empty.
+  std::function<Result<void>(const Layout&)> prepare = {};
   // Told what is being done, in a few words. May be empty.
   std::function<void(std::string_view)> progress = {};
 };

@@ -600,6 +600,10 @@ class ServiceProcess:
             assert found, f"no such record in {self.records[since:]}, {self.other_lines}"
             return found
 
+    def await_ready(self, limit=EVENT_LIMIT):
+        """It serves from the first call on, but is healthy only when its dependencies have answered."""
+        await_condition(f"{self.service} is ready", lambda: http_request(self.admin_port, "/readyz")[0] == 200, limit)
+
     def metrics(self):
         return parse_metrics(http_request(self.admin_port, "/metrics")[1])
 

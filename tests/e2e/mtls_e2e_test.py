@@ -732,6 +732,7 @@ class DowngradeTest(TlsTest):
             for record, names in zip(warnings, (SERVER_VARIABLES, CHANNEL_VARIABLES)):
                 for name in names:
                     self.assertIn(name, record["remedy"])
+            process.await_ready()
             with grpc.insecure_channel(f"127.0.0.1:{process.port}") as channel:
                 health = harness.health_client(channel)
                 self.assertEqual(health.Check(health.messages.HealthCheckRequest(), timeout=CALL_LIMIT).status, 1)
@@ -740,6 +741,7 @@ class DowngradeTest(TlsTest):
         with harness.ServiceProcess(self.stack, GRPC_REQUIRE_CLIENT_CERT="false") as process:
             warning = next(record for record in process.records if "OPTIONAL" in record["message"])
             self.assertIn("GRPC_REQUIRE_CLIENT_CERT", warning["remedy"])
+            process.await_ready()
             nobody = grpc.ssl_channel_credentials(self.ca.read_bytes())
             check = lambda credentials: self.stack.channel(credentials=credentials, port=process.port)
             for credentials in (nobody, self.stack.credentials("operator")):

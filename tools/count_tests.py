@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Counts the test cases in ctest's JUnit report: prints `passed failed skipped`.
+"""Reads ctest's JUnit report: prints `passed failed skipped`, or with --failures what the failed test cases said.
 
 ctest counts programs; one program holds the cases of a folder. GoogleTest and unittest say in their output how many
 cases ran; a program that says nothing is one case."""
@@ -10,6 +10,9 @@ import xml.etree.ElementTree
 
 GTEST_TOTAL = re.compile(r"^\[ *(PASSED|FAILED|SKIPPED) *\] (\d+) tests?\b", re.MULTILINE)
 UNITTEST_TOTAL = re.compile(r"^Ran (\d+) tests? in ", re.MULTILINE)
+GTEST_FAILED = re.compile(r"^\[ RUN +\] (\S+)\n((?:(?!\[ RUN ).*\n)*?)\[ +FAILED +\] \1", re.MULTILINE)
+UNITTEST_FAILED = re.compile(r"^={70}\n((?:FAIL|ERROR): .*\n(?:(?!={70}$|-{70}\nRan ).*\n)*)", re.MULTILINE)
+LINES_MAX = 40  # of one failed case, or of the end of a program that did not name one
 UNITTEST_NOT_PASSED = re.compile(r"(failures|errors|skipped|expected failures)=(\d+)")
 
 
@@ -33,12 +36,29 @@ def count(status, output):
     return passed, failed, skipped
 
 
+def failures(status, output):
+    """What each failed case of one program said; for a program that names none, how its output ends."""
+    if count(status, output)[1] == 0:
+        return []
+    said = [f"{name}\n{text}" for name, text in GTEST_FAILED.findall(output)] or UNITTEST_FAILED.findall(output)
+    if said:
+        return ["\n".join(text.rstrip().split("\n")[:LINES_MAX]) for text in said]
+    return ["\n".join(output.rstrip().split("\n")[-LINES_MAX:])]
+
+
 def main():
-    if len(sys.argv) != 2:
-        print("usage: tools/count_tests.py REPORT.xml", file=sys.stderr)
+    *options, report = sys.argv[1:] or [""]
+    if not report or options not in ([], ["--failures"]):
+        print("usage: tools/count_tests.py [--failures] REPORT.xml", file=sys.stderr)
         return 2
-    cases = xml.etree.ElementTree.parse(sys.argv[1]).getroot().iter("testcase")
-    counts = [count(case.get("status"), case.findtext("system-out") or "") for case in cases]
+    cases = xml.etree.ElementTree.parse(report).getroot().iter("testcase")
+    programs = [(case.get("name"), case.get("status"), case.findtext("system-out") or "") for case in cases]
+    if options:
+        for name, status, output in programs:
+            for text in failures(status, output):
+                print(f"--- {name}: {text}")
+        return 0
+    counts = [count(status, output) for _, status, output in programs]
     print(*(sum(column) for column in zip(*counts)) if counts else (0, 0, 0))
     return 0
 

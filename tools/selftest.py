@@ -311,6 +311,21 @@ class CountTest(unittest.TestCase):
             with self.subTest(output):
                 self.assertEqual(count_tests.count(status, output), expected)
 
+    def test_says_what_failed(self):
+        gtest = ("[ RUN      ] A.B\n[       OK ] A.B (1 ms)\n[ RUN      ] P/A.C/Direct\nc.cc:7: Failure\nExpected: 1\n"
+                 "[  FAILED  ] P/A.C/Direct, where GetParam() = 0 (2 ms)\n[ RUN      ] A.D\n[       OK ] A.D (1 ms)\n"
+                 "[  PASSED  ] 2 tests.\n[  FAILED  ] 1 test, listed below:\n[  FAILED  ] P/A.C/Direct\n")
+        unittest_output = (f"test_a (T) ... ok\ntest_b (T) ... FAIL\n\n{'=' * 70}\nFAIL: test_b (T)\n{'-' * 70}\nTraceback:\n"
+                           f"AssertionError: 1 != 2\n\n{'-' * 70}\nRan 2 tests in 0.1s\n\nFAILED (failures=1)\n")
+        crash = "[ RUN      ] A.B\n" + "".join(f"frame {i}\n" for i in range(100))
+        for status, output, expected in (
+                ("run", "[  PASSED  ] 12 tests.\n", []),
+                ("fail", gtest, ["P/A.C/Direct\nc.cc:7: Failure\nExpected: 1"]),
+                ("fail", unittest_output, [f"FAIL: test_b (T)\n{'-' * 70}\nTraceback:\nAssertionError: 1 != 2"]),
+                ("fail", crash, ["\n".join(f"frame {i}" for i in range(60, 100))])):
+            with self.subTest(output):
+                self.assertEqual(count_tests.failures(status, output), expected)
+
 
 class BlankTest(unittest.TestCase):
     def test_comments_and_strings_go_lines_stay(self):

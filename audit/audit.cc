@@ -6,9 +6,13 @@
 #include "audit/database_probe.h"
 #include "audit/fault_probe.h"
 #include "audit/grpc_probe.h"
+#include "audit/health_probe.h"
+#include "audit/leak_probe.h"
 #include "audit/peer_probe.h"
 #include "audit/rotation_probe.h"
+#include "audit/secret_cache_probe.h"
 #include "audit/tcp.h"
+#include "audit/token_key_probe.h"
 #include "audit/wire_probe.h"
 
 namespace nova::audit {
@@ -19,6 +23,7 @@ using std::chrono::seconds;
 
 constexpr Duration kReachLimit = seconds(3);
 constexpr int kSamplesMax = 100'000;
+constexpr seconds kSoakMin{10};
 // A p95 needs one sample beyond it.
 constexpr int kSamplesMin = 20;
 
@@ -54,6 +59,11 @@ void Bind(config::Config& config, AuditConfig& audit) {
                {.help = "one promise instead of all", .flag = "only", .one_of = Promises(AllChecks())});
   config.Field("audit.faults", audit.faults,
                {.help = "run the checks that inject faults and load, too", .flag = "faults"});
+  config.Field("audit.soak", audit.soak,
+               {.help = "how long the soak lasts that `--faults` has; less than 10m proves nothing",
+                .flag = "soak",
+                .min = kSoakMin,
+                .max = std::chrono::hours(24)});
   config.Field("audit.json", audit.json, {.help = "print JSON", .flag = "json"});
   config.Field("audit.handshake_samples", audit.handshake_samples,
                {.help = "new connections to each service", .min = kSamplesMin, .max = kSamplesMax});
@@ -72,8 +82,20 @@ Result<std::vector<Row>> Run(runtime::Runtime& runtime, const AuditConfig& confi
   RotationProbe rotations(runtime, config);
   DatabaseProbe database(runtime, config);
   FaultProbe faults(runtime, config);
-  Stack stack{
-      .grpc = *grpc, .peers = peers, .wire = wire, .rotations = rotations, .database = database, .faults = faults};
+  HealthProbe health(runtime, config);
+  SecretCacheProbe secret_cache(runtime, config);
+  TokenKeyProbe token_keys(runtime, config);
+  LeakProbe leaks(runtime, config);
+  Stack stack{.grpc = *grpc,
+              .peers = peers,
+              .wire = wire,
+              .rotations = rotations,
+              .database = database,
+              .faults = faults,
+              .health = health,
+              .secret_cache = secret_cache,
+              .token_keys = token_keys,
+              .leaks = leaks};
   return RunChecks(AllChecks(), stack, config);
 }
 

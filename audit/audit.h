@@ -11,6 +11,7 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "audit/report.h"
 #include "audit/stall.h"
 #include "nova/base/result.h"
+#include "nova/base/secret.h"
 #include "nova/config/config.h"
 #include "nova/config/topology.h"
 #include "nova/postgres/config.h"
@@ -36,6 +38,24 @@ struct ServiceTarget {
   std::string admin_target;
   // What it is known to call, by the names it must have in its metrics.
   std::vector<std::string> dependencies = {};
+};
+
+// The Secrets Manager on this machine that the keys of the stack's access tokens come from, and a way into it.
+struct SecretsTarget {
+  // "http://127.0.0.1:5000"
+  std::string endpoint = {};
+  std::string region = {};
+  // The secret with the keys, and the service that signs with them.
+  std::string secret_id = {};
+  std::string issuer = "identity";
+  // Of somebody who may rotate them.
+  std::string access_key_id = {};
+  Secret<> secret_access_key = {};
+  // How often the issuer looks at the secret, how often the others look at its keys, and how long a new key is known
+  // before it signs.
+  std::chrono::milliseconds soft_ttl{};
+  std::chrono::milliseconds keys_refresh_interval{};
+  std::chrono::milliseconds announce{};
 };
 
 struct AuditConfig {
@@ -68,9 +88,16 @@ struct AuditConfig {
   // Gives the service a leaf that is about to end, in place of its own.
   std::function<Result<void>(const std::string& service, std::chrono::seconds left)> shorten_leaf = {};
 
+  // Nothing if the keys come from elsewhere.
+  std::optional<SecretsTarget> secrets = {};
+  // The folder with the logs of all processes; and folders whose files hold what must not be in them: private keys in
+  // PEM, or else secrets, one a line.
+  std::filesystem::path logs = {};
+  std::vector<std::filesystem::path> secret_folders = {};
+
   // One promise, or empty for all.
   std::string only = {};
-  // Run the checks that inject faults and load, too. That takes two minutes.
+  // Run the checks that inject faults and load, too. That takes minutes, and the soak.
   bool faults = false;
   bool json = false;
   // Told what is being done, for people who wait.
@@ -81,15 +108,17 @@ struct AuditConfig {
   int handshake_samples = 200;
   // Statements through PgBouncer, and as many around it.
   int latency_samples = 500;
+  // How long nobody's health may change without need; less than ten minutes proves nothing.
+  std::chrono::seconds soak = std::chrono::minutes(10);
 };
 
 // The settings of the command line; the rest of the struct says how the stack is reached and is the caller's.
 void Bind(config::Config& config, AuditConfig& audit);
 
-// Measures. Takes some seconds, with faults two minutes more; to be called from a thread that is not the runtime's. A
-// part that does not answer is a finding. Errors: INVALID_ARGUMENT for an unknown promise, listing the promises;
-// UNAVAILABLE if nothing of the stack answers, naming what was tried and the remedy; those of IdentityPublisher::Create
-// if the audit's certificate is not usable.
+// Measures. Takes some seconds, with faults some minutes and the soak more; to be called from a thread that is not the
+// runtime's. A part that does not answer is a finding. Errors: INVALID_ARGUMENT for an unknown promise, listing the
+// promises; UNAVAILABLE if nothing of the stack answers, naming what was tried and the remedy; those of
+// IdentityPublisher::Create if the audit's certificate is not usable.
 Result<std::vector<Row>> Run(runtime::Runtime& runtime, const AuditConfig& config);
 
 }  // namespace nova::audit

@@ -85,12 +85,20 @@ class ChecksTest : public ::testing::Test {
   RotationProbe rotations_{runtime_, config_};
   DatabaseProbe database_{runtime_, config_};
   FaultProbe faults_{runtime_, config_};
+  HealthProbe health_{runtime_, config_};
+  SecretCacheProbe secret_cache_{runtime_, config_};
+  TokenKeyProbe token_keys_{runtime_, config_};
+  LeakProbe leaks_{runtime_, config_};
   Stack stack_{.grpc = *grpc_,
                .peers = peers_,
                .wire = wire_,
                .rotations = rotations_,
                .database = database_,
-               .faults = faults_};
+               .faults = faults_,
+               .health = health_,
+               .secret_cache = secret_cache_,
+               .token_keys = token_keys_,
+               .leaks = leaks_};
 
   std::vector<Row> Run(std::span<const Check> checks, const std::string& only, bool faults) {
     AuditConfig config = config_;

@@ -34,7 +34,9 @@ TEST(Callers, CallOverAndOverAndCountWhatCameOfIt) {
   ASSERT_TRUE(Await(runtime, [&] { return callers.seen().calls >= 10; }));
   EXPECT_TRUE(callers.last_answer().has_value());
   const Callers::Seen seen = callers.Stop();
-  EXPECT_EQ(seen.calls, calls.load());
+  // Of each at most one was under way at the end.
+  EXPECT_LE(seen.calls, calls.load());
+  EXPECT_GE(seen.calls, calls.load() - 2);
   EXPECT_GE(seen.answered, seen.calls / 2 - 1);
   EXPECT_LE(seen.answered, seen.calls / 2 + 1);
   EXPECT_THAT(seen.first_failure, HasSubstr("away"));

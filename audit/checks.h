@@ -11,9 +11,13 @@
 #include "audit/fault_probe.h"
 #include "audit/finding.h"
 #include "audit/grpc_probe.h"
+#include "audit/health_probe.h"
+#include "audit/leak_probe.h"
 #include "audit/peer_probe.h"
 #include "audit/report.h"
 #include "audit/rotation_probe.h"
+#include "audit/secret_cache_probe.h"
+#include "audit/token_key_probe.h"
 #include "audit/wire_probe.h"
 
 namespace nova::audit {
@@ -26,6 +30,10 @@ struct Stack {
   RotationProbe& rotations;
   DatabaseProbe& database;
   FaultProbe& faults;
+  HealthProbe& health;
+  SecretCacheProbe& secret_cache;
+  TokenKeyProbe& token_keys;
+  LeakProbe& leaks;
 };
 
 struct Check {

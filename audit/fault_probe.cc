@@ -19,14 +19,15 @@ using std::chrono::seconds;
 
 // Of each call that is affected by a fault: what the methods of services grant.
 constexpr Duration kDeadline = seconds(2);
-constexpr Duration kDeadlineSlack = milliseconds(250);
+// What a busy machine may add to it.
+constexpr Duration kDeadlineSlack = seconds(1);
 // Of each affected call. For one that fails slowly, more than a breaker needs to decide on, and than what a service
 // does in the background dilutes; one that fails soon is made often.
 constexpr int kUsersOfSlowFailure = 24;
 constexpr int kUsersOfFastFailure = 12;
 constexpr Duration kUserPause = milliseconds(100);
 // Of each call that is not affected.
-constexpr Duration kOtherDeadline = seconds(1);
+constexpr Duration kOtherDeadline = seconds(2);
 constexpr Duration kOtherPause = milliseconds(50);
 // From the fault until every breaker is open, and from its end until all is well.
 constexpr Duration kOpenLimit = seconds(20);
@@ -40,7 +41,7 @@ constexpr double kAnsweredFloor = 0.95;
 constexpr Duration kReadyLimit = seconds(10);
 // A call with the default policies ends by them, long before this.
 constexpr Duration kPatience = seconds(30);
-constexpr Duration kTimeoutSlack = milliseconds(250);
+constexpr Duration kTimeoutSlack = seconds(1);
 constexpr Duration kCloseLimit = seconds(5);
 // For what is cancelled in the background: a PostgreSQL connection, a Redis reply.
 constexpr Duration kDrainLimit = seconds(5);

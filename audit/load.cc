@@ -13,7 +13,7 @@ using runtime::Task;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr Duration kDeadline = seconds(2);
+constexpr Duration kDeadline = seconds(5);
 // Between the calls of one caller: enough for the processor to do what is being watched, too.
 constexpr Duration kPause = milliseconds(2);
 constexpr Duration kNewcomerPause = milliseconds(20);

@@ -16,7 +16,7 @@ using std::chrono::seconds;
 // From the connection until the port has decided.
 constexpr Duration kKnockLimit = seconds(5);
 // From the refusal until the metrics say so; and how long they are watched for more after that.
-constexpr Duration kCountLimit = seconds(2);
+constexpr Duration kCountLimit = seconds(5);
 constexpr Duration kCountTwiceLimit = milliseconds(100);
 
 constexpr char kErrors[] = "nova_tls_handshake_errors_total";

@@ -21,7 +21,7 @@ constexpr Duration kAskLimit = seconds(5);
 // Until every caller was answered and every stream is open.
 constexpr Duration kReadyLimit = seconds(10);
 // After a rotation, until every port shows another leaf: gRPC looks at its files once a second.
-constexpr Duration kShownLimit = tls::kHandshakesFollowWithin + seconds(1);
+constexpr Duration kShownLimit = tls::kHandshakesFollowWithin + seconds(5);
 // How long the load goes on after the last rotation, for those who connect to what is new.
 constexpr Duration kAftermath = seconds(1);
 // What a renewed one has left at least.

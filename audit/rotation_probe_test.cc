@@ -17,8 +17,8 @@ using Status = Row::Status;
 using tests::ExpectAll;
 
 // Until every process has taken up what lies in its files and uses it: the publishers look once a second, and their
-// users a moment later, of which nobody is told.
-constexpr Duration kTakenUp = seconds(1) + tls::kHandshakesFollowWithin;
+// users a moment later, of which nobody is told. The rest is for a busy machine.
+constexpr Duration kTakenUp = seconds(1) + tls::kHandshakesFollowWithin + seconds(2);
 
 // Of a leaf that has to be renewed; long enough for a busy machine.
 constexpr seconds kShortLife{20};

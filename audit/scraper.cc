@@ -9,12 +9,17 @@ constexpr Duration kScrapeLimit = std::chrono::seconds(2);
 
 }  // namespace
 
-Result<Exposition> Scraper::Scrape(const ServiceTarget& service) {
+Result<std::string> Scraper::Get(const ServiceTarget& service, const std::string& path) {
   NOVA_TRY(const HostPort admin, ParseTarget(service.admin_target));
-  const auto answer = runtime_.RunBlocking<http::Response>(
-      kScrapeLimit, [&](runtime::Call& call) { return http_.Get(call, admin.host, admin.port, "/metrics"); });
-  if (!answer) return Error(answer.error()).WithContext("/metrics of " + service.name);
-  return Exposition::Parse(answer->body);
+  auto answer = runtime_.RunBlocking<http::Response>(
+      kScrapeLimit, [&](runtime::Call& call) { return http_.Get(call, admin.host, admin.port, path); });
+  if (!answer) return Error(answer.error()).WithContext(path + " of " + service.name);
+  return std::move(answer->body);
+}
+
+Result<Exposition> Scraper::Scrape(const ServiceTarget& service) {
+  NOVA_TRY(const std::string text, Get(service, "/metrics"));
+  return Exposition::Parse(text);
 }
 
 Result<Scraper::Scrapes> Scraper::ScrapeAll() {

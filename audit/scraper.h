@@ -1,4 +1,4 @@
-// Scraper: /metrics of the services.
+// Scraper: what the services say on their admin ports, /metrics above all.
 #pragma once
 
 #include <map>
@@ -20,7 +20,10 @@ class Scraper {
   // `runtime` and `config` must outlive it.
   Scraper(runtime::Runtime& runtime, const AuditConfig& config) : runtime_(runtime), config_(config) {}
 
-  // Takes two seconds at most. Errors: those of http::Client::Get, naming the service; INVALID_ARGUMENT.
+  // What the service's admin port answers, whatever its status. Takes two seconds at most. Errors: those of
+  // http::Client::Get, naming the service.
+  Result<std::string> Get(const ServiceTarget& service, const std::string& path);
+  // /metrics. Errors, besides: INVALID_ARGUMENT.
   Result<Exposition> Scrape(const ServiceTarget& service);
   Result<Scrapes> ScrapeAll();
 

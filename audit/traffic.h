@@ -1,5 +1,4 @@
-// Traffic: a user of the stack, made for the audit, who can be seen to be served or not. The account goes when this
-// object does.
+// Traffic: a user of the stack, made for the audit, who can be seen to be served or not.
 #pragma once
 
 #include <map>
@@ -7,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "audit/account.h"
 #include "audit/audit.h"
 #include "nova/resilience/dependency.h"
 #include "nova/rpc/client.h"
@@ -20,10 +20,8 @@ namespace nova::audit {
 // Used by one thread that is not the runtime's; its calls may be made from any task.
 class Traffic {
  public:
-  // Registers the account, logs in, and waits for the profile. `runtime` must outlive it. Errors: FAILED_PRECONDITION
-  // if the stack has no services `identity` and `user`; those of the calls.
+  // Both must outlive it. Errors: those of Account::Create.
   static Result<std::unique_ptr<Traffic>> Create(runtime::Runtime& runtime, const AuditConfig& config);
-  // Deletes the account; if that fails, the log says so.
   ~Traffic();
   Traffic(const Traffic&) = delete;
   Traffic& operator=(const Traffic&) = delete;
@@ -56,8 +54,6 @@ class Traffic {
  private:
   Traffic(runtime::Runtime& runtime, const AuditConfig& config);
   Result<void> Start();
-  runtime::Task<void> SignUp(runtime::Call& call);
-  runtime::Task<void> DeleteAccount(runtime::Call& call);
   Result<std::unique_ptr<rpc::Client>> ClientOf(const std::string& service, telemetry::Metrics& metrics,
                                                 resilience::PeerDependency& dependency);
 
@@ -74,12 +70,9 @@ class Traffic {
   std::unique_ptr<tls::IdentityPublisher> publisher_;
   std::optional<tls::ChannelIdentity> operator_;
   std::map<std::string, std::unique_ptr<rpc::Client>> health_;
-  std::unique_ptr<rpc::Client> identity_;
-  std::unique_ptr<rpc::Client> user_;
   std::unique_ptr<rpc::Client> by_default_;
   std::unique_ptr<rpc::Client> long_by_default_;
-  std::string account_id_;
-  Secret<> token_;
+  std::unique_ptr<Account> account_;
   Secret<> unknown_key_token_;
 };
 

@@ -2,6 +2,7 @@
 // port with its metrics.
 #pragma once
 
+#include <atomic>
 #include <gtest/gtest.h>
 #include <memory>
 #include <optional>
@@ -87,13 +88,14 @@ class ProbeFixture : public ::testing::Test {
   // What the service says on /metrics.
   virtual std::string Scraped() { return metrics_.Scrape(); }
 
-  bool healthy_ = true;
+  std::atomic<bool> healthy_ = true;
   runtime::Runtime runtime_;
   runtime::Scope scope_{runtime_};
   telemetry::Metrics metrics_;
   // Of both ends, which it tells apart.
   tls::HandshakeObserver observer_{metrics_, {}};
-  health::Monitor monitor_{metrics_, {}};
+  // It looks ten times as often as a service's, because tests wait for it.
+  health::Monitor monitor_{metrics_, {.period = std::chrono::milliseconds(100)}};
   std::optional<rpc::Server> server_;
   std::unique_ptr<http::Server> admin_;
   audit::AuditConfig config_;

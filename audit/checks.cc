@@ -195,8 +195,8 @@ constexpr Check kChecks[] = {
      .unit = "leaves",
      .floor = "all",
      .how = "under the same load every service is given a leaf that ends in 45 s and is due in ten, and handshakes "
-            "with each port tell when "
-            "it shows another one that lives for more than a minute: before that end, and without a failed call",
+            "with each port tell when it shows another one that lives for more than a minute: before that end, and "
+            "without a failed call",
      .intrusive = true,
      .measure = [](Stack& stack) { return stack.rotations.ExpiringAreRenewed(); }},
     {.promise = "P0-1",
